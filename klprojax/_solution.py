@@ -1,0 +1,80 @@
+"""What every inference call returns: beliefs, log-partition, a verdict and a certificate."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ._types import FactorTables, Scalar, VariableTables
+
+
+class RESULTS(eqx.Enumeration):
+    """Outcome of an inference call; each message says what to do next."""
+
+    successful = ""
+    not_converged = (
+        "The messages were still changing by more than the tolerance after max_steps. Raise "
+        "max_steps, add damping, or try another schedule; throw=False returns what there is."
+    )
+    contradiction = (
+        "The evidence has probability zero: every state of some variable is excluded by the "
+        "evidence and the zeros of the factors. Remove or soften an observation."
+    )
+    nonfinite = (
+        "A NaN or an infinite positive value appeared. Check the log-potentials: -inf is allowed, "
+        "NaN and +inf are not."
+    )
+
+
+class Solution(eqx.Module):
+    """Result of `infer`, the same for every solver.
+
+    Attributes:
+        log_beliefs: log-probabilities of every variable, one array per cardinality
+            (see `FactorGraph.unpack_variables`). Exact log-marginals when ``exact``.
+        log_partition: log Z in nats: exact, or the Bethe approximation when not ``exact``.
+            For max-product, the value of the maximum (exact on trees).
+        factor_log_beliefs: log-probabilities of every factor's scope, laid out like
+            ``log_potentials``; None unless asked for.
+        result: a `RESULTS` member.
+        residual: largest change of a message's probabilities in the last step; 0 when exact.
+        steps: iterations done; 0 for a direct method.
+        converged: whether the residual met the tolerance; always true for exact solvers.
+        state: solver state, accepted by `infer(..., init=)` as a warm start; None if there is none.
+        exact: whether the numbers are exact (up to rounding) by construction.
+        stats: further figures, by name.
+    """
+
+    log_beliefs: VariableTables
+    log_partition: Scalar
+    factor_log_beliefs: FactorTables | None
+    result: RESULTS
+    residual: Float[Array, ""]
+    steps: Int[Array, ""]
+    converged: Bool[Array, ""]
+    state: Any = None
+    exact: bool = eqx.field(static=True, default=False)
+    stats: dict[str, Any] = eqx.field(default_factory=dict)
+
+    @property
+    def beliefs(self) -> VariableTables:
+        """Probabilities of every variable (linear space), one array per cardinality."""
+        return tuple(jnp.exp(table) for table in self.log_beliefs)
+
+    @property
+    def marginals(self) -> VariableTables:
+        """Exact marginals; a ValueError when the solver only approximates (use ``beliefs``)."""
+        if not self.exact:
+            raise ValueError(
+                "These are approximate beliefs, not marginals: read `solution.beliefs`, or use an "
+                "exact solver (Elimination(), or BeliefPropagation(schedule=TreeSweep()) on a tree)"
+            )
+        return self.beliefs
+
+    @property
+    def factor_beliefs(self) -> FactorTables:
+        """Probabilities of every factor's scope (linear space); needs ``factor_beliefs=True``."""
+        if self.factor_log_beliefs is None:
+            raise ValueError("Ask for them: infer(..., factor_beliefs=True).")
+        return tuple(jnp.exp(table) for table in self.factor_log_beliefs)

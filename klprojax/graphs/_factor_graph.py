@@ -1,0 +1,457 @@
+"""Factor graphs: which variable meets which factor, kept apart from the numbers.
+
+The structure of section 2 ("Factor graphs"). Factors are grouped by shape and variables by
+cardinality, so a graph is a handful of dense integer arrays, its *wiring*. The wiring is the
+pytree content of a `FactorGraph` and travels through ``jit`` as arguments, never as constants:
+two graphs with equal `GraphSignature` run the same compiled program.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from .._types import FactorTables, VariableTables
+
+
+class GroupSignature(NamedTuple):
+    """Shape of one factor group: table shape, number of factors, cardinality class of each axis."""
+
+    shape: tuple[int, ...]
+    count: int
+    classes: tuple[int, ...]
+
+
+class GraphSignature(NamedTuple):
+    """All that a compiled program depends on: sizes only, no wiring."""
+
+    cardinalities: tuple[int, ...]
+    counts: tuple[int, ...]
+    degrees: tuple[int, ...]
+    groups: tuple[GroupSignature, ...]
+
+
+class Wiring(NamedTuple):
+    """Integer arrays that say who meets whom.
+
+    variables: per cardinality class, the graph's variable numbers ``[variables]``.
+    edges: per group and axis, the row within its class of the variable at that axis ``[factors]``.
+    items: per group, which entry of the constructor's ``factors`` each row came from ``[factors]``.
+    axes: per group, for each row, the position in the given scope of each stored axis
+        ``[factors, arity]``.
+    incoming: per class, which of the class's edges end in each variable, ``[degree, variables]``,
+        padded with the number of edges. The edges of a class are numbered group by group, axis by
+        axis, factor by factor. Left empty, ``[0, variables]``, where padding would cost more than
+        a scatter.
+    """
+
+    variables: tuple[Any, ...]
+    edges: tuple[tuple[Any, ...], ...]
+    items: tuple[Any, ...]
+    axes: tuple[Any, ...]
+    incoming: tuple[Any, ...]
+
+
+class FactorGraph(eqx.Module):
+    """Hold the structure of a factor graph: cardinalities and scopes, no potentials.
+
+    Args:
+        cardinalities: number of states of each variable, ``[variables]``; each at least 1.
+        factors: the factors. An entry is either one scope, a sequence of variable numbers, or a
+            *family*, an integer array ``[factors, arity]`` whose rows are scopes of equal shape.
+            Single scopes are grouped by shape (axes sorted by cardinality); a family stays a group
+            of its own, in the given order, and may share one table. Any arity including 0, several
+            factors on one scope, and variables in no factor are all allowed.
+
+    The number tables live outside, in two kinds of pytree (see `pack`, `pack_variables`):
+    ``log_potentials`` with one array per group and ``log_evidence`` or beliefs with one array per
+    distinct cardinality. All in nats.
+
+    A graph is immutable, compares and hashes by content, and is a pytree whose leaves are the
+    wiring, so it can be closed over or passed through ``jit``. Two graphs with the same
+    ``graph.signature`` share compiled code.
+
+    Raises:
+        ValueError: a cardinality below 1, a variable number out of range, a scope that repeats
+            a variable, a family whose rows differ in shape.
+
+    Example:
+        >>> import numpy as np, klprojax
+        >>> graph = klprojax.FactorGraph([2, 3], [(0,), (0, 1)])
+        >>> log_potentials = graph.pack([np.zeros(2), np.zeros((2, 3))])
+        >>> [t.shape for t in log_potentials]
+        [(1, 2), (1, 2, 3)]
+    """
+
+    wiring: Wiring
+    signature: GraphSignature = eqx.field(static=True)
+
+    def __init__(
+        self,
+        cardinalities: Sequence[int] | Int[np.ndarray, " variables"],
+        factors: Sequence[Sequence[int] | Int[np.ndarray, "factors arity"]],
+    ):
+        cards = np.asarray(cardinalities, dtype=np.int64).reshape(-1)
+        if cards.size and cards.min() < 1:
+            bad = int(np.argmin(cards))
+            raise ValueError(
+                f"Variable {bad} has cardinality {cards[bad]}; every variable needs at least one "
+                "state."
+            )
+        classes, class_of = np.unique(cards, return_inverse=True)
+        order = np.argsort(class_of, kind="stable")
+        counts = np.bincount(class_of, minlength=len(classes))
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        row_of = np.empty(len(cards), np.int32)
+        row_of[order] = np.arange(len(cards)) - np.repeat(starts[:-1], counts)
+        variables = tuple(
+            order[starts[c] : starts[c + 1]].astype(np.int32) for c in range(len(classes))
+        )
+
+        members: dict[Any, list[tuple[int, np.ndarray, np.ndarray]]] = {}
+        for item, factor in enumerate(factors):
+            rows = _scope_rows(item, factor, cards)
+            is_family = isinstance(factor, np.ndarray) and factor.ndim == 2
+            if is_family:
+                axes = np.arange(rows.shape[1])
+                key: Any = ("family", item)
+            else:
+                axes = np.argsort(cards[rows[0]], kind="stable")
+                key = tuple(int(c) for c in cards[rows[0]][axes])
+            members.setdefault(key, []).append((item, rows[:, axes], axes))
+
+        groups, edges, items, stored_axes = [], [], [], []
+        for entries in members.values():
+            scope = np.concatenate([rows for _, rows, _ in entries])
+            shape = tuple(int(c) for c in cards[scope[0]])
+            groups.append(
+                GroupSignature(
+                    shape, len(scope), tuple(int(c) for c in np.searchsorted(classes, shape))
+                )
+            )
+            edges.append(tuple(row_of[scope[:, a]] for a in range(scope.shape[1])))
+            items.append(
+                np.concatenate([np.full(len(r), i, np.int32) for i, r, _ in entries])
+            )
+            stored_axes.append(
+                np.concatenate(
+                    [np.broadcast_to(a, (len(r), len(a))).astype(np.int32) for _, r, a in entries]
+                )
+            )
+        incoming = tuple(
+            _incoming(c, int(counts[c]), groups, edges) for c in range(len(classes))
+        )
+        wiring = Wiring(variables, tuple(edges), tuple(items), tuple(stored_axes), incoming)
+        self.wiring = jax.tree.map(jnp.asarray, wiring)
+        self.signature = GraphSignature(
+            tuple(int(c) for c in classes),
+            tuple(int(c) for c in counts),
+            tuple(len(table) for table in incoming),
+            tuple(groups),
+        )
+
+    # -- structure on the host ---------------------------------------------------------------
+
+    @property
+    def num_variables(self) -> int:
+        """Number of variables."""
+        return sum(self.signature.counts)
+
+    @property
+    def num_factors(self) -> int:
+        """Number of factors, every row of a family counted."""
+        return sum(group.count for group in self.signature.groups)
+
+    @property
+    def num_items(self) -> int:
+        """Number of entries of the constructor's ``factors``: what `pack` expects."""
+        return 1 + max((int(ids.max()) for ids in self._host.items), default=-1)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Number of states of each variable, in the graph's order."""
+        cards = np.empty(self.num_variables, np.int64)
+        for card, ids in zip(self.signature.cardinalities, self._host.variables, strict=True):
+            cards[ids] = card
+        return tuple(int(c) for c in cards)
+
+    @property
+    def group_scopes(self) -> tuple[np.ndarray, ...]:
+        """Variable numbers of each group's factors, ``[factors, arity]``, axes as stored."""
+        host = self._host
+        return tuple(
+            np.stack(
+                [host.variables[c][rows] for c, rows in zip(group.classes, axes, strict=True)],
+                axis=1,
+            )
+            if group.shape
+            else np.zeros((group.count, 0), np.int32)
+            for group, axes in zip(self.signature.groups, host.edges, strict=True)
+        )
+
+    @property
+    def _host(self) -> Wiring:
+        leaves = jax.tree.leaves(self.wiring)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            raise ValueError(
+                "This needs the graph's concrete wiring, but the graph was passed as an argument "
+                "through jit, vmap or grad. Close over the graph instead: "
+                "jax.jit(lambda log_potentials: f(graph, log_potentials))."
+            )
+        return jax.tree.map(np.asarray, self.wiring)
+
+    def _digest(self) -> bytes:
+        digest = hashlib.sha256(repr(self.signature).encode())
+        for leaf in jax.tree.leaves(self._host):
+            digest.update(leaf.tobytes())
+        return digest.digest()
+
+    def __hash__(self) -> int:
+        return hash(self._digest())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FactorGraph) and self._digest() == other._digest()
+
+    def __repr__(self) -> str:
+        return (
+            f"FactorGraph({self.num_variables} variables, {self.num_factors} factors in "
+            f"{len(self.signature.groups)} groups)"
+        )
+
+    # -- numbers in and out ------------------------------------------------------------------
+
+    def pack(self, log_tables: Sequence[Any], dtype: Any = None) -> FactorTables:
+        """Arrange one log-table per entry of ``factors`` into the graph's groups.
+
+        Args:
+            log_tables: per entry, in nats: a table shaped like its scope, or for a family either
+                ``[factors, *states]`` or one shared ``[*states]``. NumPy or JAX arrays.
+            dtype: floating dtype of the result (default: JAX's default float).
+
+        Returns:
+            Log-potentials, one array per group: ``[factors, *states]`` or shared ``[*states]``.
+
+        Raises:
+            ValueError: wrong number of tables or a table of the wrong shape.
+        """
+        host = self._host
+        if len(log_tables) != self.num_items:
+            raise ValueError(
+                f"Got {len(log_tables)} tables for {self.num_items} entries of `factors`."
+            )
+        return tuple(
+            _pack_group(group, items, axes, log_tables, dtype)
+            for group, items, axes in zip(
+                self.signature.groups, host.items, host.axes, strict=True
+            )
+        )
+
+    def unpack(self, tables: FactorTables) -> list[Any]:
+        """Undo `pack`: one table per entry of ``factors``.
+
+        A family of several factors keeps its leading axis (or its shared table).
+        """
+        out: dict[int, Any] = {}
+        for group, items, axes, table in zip(
+            self.signature.groups, self._host.items, self._host.axes, tables, strict=True
+        ):
+            rows = table if isinstance(table, jax.core.Tracer) else np.asarray(table)
+            if items[0] == items[-1] and group.count > 1:
+                out[int(items[0])] = rows
+                continue
+            shared = rows.ndim == len(group.shape)
+            for row, item in enumerate(items):
+                out[int(item)] = (rows if shared else rows[row]).transpose(np.argsort(axes[row]))
+        return [out[item] for item in sorted(out)]
+
+    def pack_variables(self, tables: Sequence[Any], dtype: Any = None) -> VariableTables:
+        """Arrange one table per variable, ``[states]``, into arrays by cardinality.
+
+        Raises:
+            ValueError: wrong number of tables, or a table whose length is not its variable's
+                cardinality.
+        """
+        cards = self.cardinalities
+        if len(tables) != len(cards):
+            raise ValueError(f"Got {len(tables)} tables for {len(cards)} variables.")
+        for v, (table, card) in enumerate(zip(tables, cards, strict=True)):
+            if np.shape(table) != (card,):
+                raise ValueError(
+                    f"The table of variable {v} has shape {np.shape(table)}; its cardinality asks "
+                    f"for ({card},)."
+                )
+        return tuple(
+            _stack([tables[v] for v in ids], dtype) for ids in self._host.variables
+        )
+
+    def unpack_variables(self, tables: VariableTables) -> list[Array]:
+        """Undo `pack_variables`: one array ``[states]`` per variable, in the graph's order."""
+        out: list[Any] = [None] * self.num_variables
+        for ids, table in zip(self._host.variables, tables, strict=True):
+            rows = np.asarray(table) if not isinstance(table, jax.core.Tracer) else table
+            for row, v in enumerate(ids):
+                out[v] = rows[row]
+        return out
+
+    def log_evidence(self, observed: Any = None, dtype: Any = None) -> VariableTables:
+        """Build evidence log-tables: 0 where nothing is known, ``-inf`` where a state is excluded.
+
+        Args:
+            observed: maps a variable number to a state number (hard evidence) or to a log-table
+                ``[states]`` in nats (soft evidence).
+            dtype: floating dtype of the result.
+
+        Raises:
+            ValueError: an unknown variable, a state out of range, a table of the wrong length.
+        """
+        cards = self.cardinalities
+        dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
+        host = self._host
+        out = [
+            np.zeros((len(ids), card), dtype)
+            for ids, card in zip(host.variables, self.signature.cardinalities, strict=True)
+        ]
+        place = {}
+        for c, ids in enumerate(host.variables):
+            place.update({int(v): (c, row) for row, v in enumerate(ids)})
+        for v, value in dict(observed or {}).items():
+            if v not in place:
+                raise ValueError(f"Evidence names variable {v}; the graph has 0..{len(cards) - 1}.")
+            c, row = place[v]
+            if np.ndim(value) == 0:
+                if not 0 <= int(value) < cards[v]:
+                    raise ValueError(
+                        f"Evidence sets variable {v} to state {int(value)}; it has states "
+                        f"0..{cards[v] - 1}."
+                    )
+                out[c][row] = -np.inf
+                out[c][row, int(value)] = 0.0
+            elif np.shape(value) == (cards[v],):
+                out[c][row] = np.asarray(value)
+            else:
+                raise ValueError(
+                    f"Soft evidence on variable {v} has shape {np.shape(value)}; expected "
+                    f"({cards[v]},)."
+                )
+        return tuple(jnp.asarray(table) for table in out)
+
+    def check(
+        self, log_potentials: FactorTables, log_evidence: VariableTables | None = None
+    ) -> None:
+        """Raise a ValueError unless the tables fit this graph (shapes and one common dtype)."""
+        if len(log_potentials) != len(self.signature.groups):
+            raise ValueError(
+                f"log_potentials has {len(log_potentials)} arrays; the graph has "
+                f"{len(self.signature.groups)} factor groups (see FactorGraph.pack)."
+            )
+        for g, (group, table) in enumerate(
+            zip(self.signature.groups, log_potentials, strict=True)
+        ):
+            if table.shape not in (group.shape, (group.count, *group.shape)):
+                raise ValueError(
+                    f"log_potentials[{g}] has shape {table.shape}; expected "
+                    f"{(group.count, *group.shape)}, or {group.shape} when shared."
+                )
+        if log_evidence is not None:
+            wanted = tuple(zip(self.signature.counts, self.signature.cardinalities, strict=True))
+            got = tuple(table.shape for table in log_evidence)
+            if got != wanted:
+                raise ValueError(
+                    f"log_evidence has shapes {got}; expected {wanted} "
+                    "(see FactorGraph.log_evidence)."
+                )
+        dtypes = {str(t.dtype) for t in (*log_potentials, *(log_evidence or ()))}
+        if len(dtypes) > 1:
+            raise ValueError(f"log_potentials and log_evidence mix dtypes {sorted(dtypes)}.")
+
+
+def _scope_rows(item: int, factor: Any, cards: np.ndarray) -> np.ndarray:
+    rows = np.asarray(factor, dtype=np.int64)
+    rows = rows[None] if rows.ndim == 1 else rows
+    if rows.ndim == 2 and not len(rows):
+        raise ValueError(f"factors[{item}] is a family without factors; leave it out.")
+    if rows.ndim != 2:
+        raise ValueError(
+            f"factors[{item}] has {rows.ndim} axes; expected one scope or an array [factors, arity]"
+        )
+    if rows.size and (rows.min() < 0 or rows.max() >= len(cards)):
+        bad = int(rows.min() if rows.min() < 0 else rows.max())
+        raise ValueError(
+            f"factors[{item}] names variable {bad}; the graph has variables 0..{len(cards) - 1}."
+        )
+    ordered = np.sort(rows, axis=1)
+    repeats = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+    if repeats.size:
+        raise ValueError(
+            f"factors[{item}] repeats a variable in the scope {rows[repeats[0]].tolist()}; "
+            "write the factor on distinct variables."
+        )
+    if len(rows) and (cards[rows] != cards[rows[0]]).any():
+        raise ValueError(
+            f"factors[{item}] is a family whose rows differ in shape; split it by shape."
+        )
+    return rows
+
+
+def _incoming(
+    cls: int, count: int, groups: list[GroupSignature], edges: list[tuple[np.ndarray, ...]]
+) -> np.ndarray:
+    ends = [
+        rows
+        for group, axes in zip(groups, edges, strict=True)
+        for c, rows in zip(group.classes, axes, strict=True)
+        if c == cls
+    ]
+    rows = np.concatenate([*ends, np.zeros(0, np.int32)]).astype(np.int64)
+    degree = np.bincount(rows, minlength=count)
+    width = int(degree.max(initial=0))
+    # A padded gather moves width * count numbers, a scatter about four times as long per edge.
+    if width * count > 4 * len(rows):
+        return np.zeros((0, count), np.int32)
+    order = np.argsort(rows, kind="stable")
+    rank = np.arange(len(rows)) - (np.cumsum(degree) - degree)[rows[order]]
+    table = np.full((width, count), len(rows), np.int32)
+    table[rank, rows[order]] = order
+    return table
+
+
+def _pack_group(
+    group: GroupSignature, items: np.ndarray, axes: np.ndarray, log_tables: Any, dtype: Any
+) -> Array:
+    arity = len(group.shape)
+    if items[0] == items[-1]:  # one entry of `factors`: a scope or a family
+        item = int(items[0])
+        table = log_tables[item]
+        allowed = {(group.count, *group.shape)}
+        given = tuple(group.shape[a] for a in np.argsort(axes[0]))
+        allowed.add(given)
+        if np.shape(table) not in allowed:
+            raise ValueError(_shape_message(item, np.shape(table), sorted(allowed, key=len)))
+        table = jnp.asarray(table, dtype)
+        if table.ndim == arity and group.count == 1:
+            return table.transpose(axes[0])[None]
+        return table
+    rows = []
+    for row, item in enumerate(items):
+        given = tuple(group.shape[a] for a in np.argsort(axes[row]))
+        table = log_tables[item]
+        if np.shape(table) != given:
+            raise ValueError(_shape_message(int(item), np.shape(table), [given]))
+        rows.append(table.transpose(axes[row]) if arity else table)
+    return _stack(rows, dtype)
+
+
+def _shape_message(item: int, got: tuple[int, ...], expected: list[tuple[int, ...]]) -> str:
+    wanted = " or ".join(str(shape) for shape in expected)
+    return f"The table of factors[{item}] has shape {got}; expected {wanted}."
+
+
+def _stack(tables: list[Any], dtype: Any) -> Array:
+    if any(isinstance(t, jax.Array) for t in tables):
+        return jnp.stack([jnp.asarray(t, dtype) for t in tables])
+    return jnp.asarray(np.stack([np.asarray(t) for t in tables]), dtype)

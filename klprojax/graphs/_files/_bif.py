@@ -1,0 +1,546 @@
+"""The Bayesian Interchange Format (BIF 0.15): named variables and conditional tables.
+
+Names inside quotes may hold any of the characters that have a meaning outside. Such a
+character is first replaced by a byte that UTF-8 never uses, and put back when names are
+decoded; comments become blanks. Offsets stay what they were, so line numbers do too.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from klprojax.graphs._files._errors import ModelFileError
+from klprojax.graphs._files._text import (
+    MAX_BYTES,
+    MAX_ENTRIES,
+    MAX_SCOPE,
+    BadNumber,
+    bounded_product,
+    line_at,
+    parse_numbers,
+    read_bytes,
+    show,
+    stem,
+)
+from klprojax.graphs._model import DiscreteModel, close_matches
+
+# rows are printed with few digits; a row further from 1 than this is no rounded distribution
+_ROW_TOLERANCE = 1e-4
+_SPARE_STATEMENTS = 1000  # properties that a probability block may have besides its rows
+
+_SPECIAL = b' ,;(){}|[]"'
+_HIDDEN = b"\xc0\xc1\xf5\xf6\xf7\xf8\xf9\xfa\xfb\xfc\xfd"  # never occur in UTF-8
+_HIDE = bytes.maketrans(_SPECIAL, _HIDDEN)
+_UNHIDE = bytes.maketrans(_HIDDEN, _SPECIAL)
+_QUOTE_MARK = _HIDDEN[-1:]
+
+_QUOTED_OR_COMMENT = re.compile(rb'"[^"\x00-\x1f\x7f]*"|"|//[^\n]*|/\*.*?\*/|/\*', re.DOTALL)
+_NOT_NEWLINE = re.compile(rb"[^\n]")
+_BLANKS = re.compile(rb"\s*")
+_KEYWORD = re.compile(rb"[A-Za-z]+")
+_TYPE = re.compile(rb"type\s+([^\s\[]+)\s*\[\s*([0-9]+)\s*\]\s*\{([^{}]*)\}\s*", re.DOTALL)
+_VALUE = re.compile(rb"[^\s,|;]+")
+_SEPARATORS = bytes.maketrans(b",|", b"  ")
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block of the file: offsets of its keyword and of its body, and the body."""
+
+    start: int
+    header: bytes
+    body_start: int
+    body: bytes
+
+
+@dataclass
+class _Variable:
+    """A declared variable and, once its probability block is read, its table."""
+
+    name: str
+    states: tuple[str, ...]
+    state_index: dict[bytes, int]
+    position: int
+    start: int
+
+
+class _Reader:
+    """Parse one file; positions are byte offsets into `data`."""
+
+    def __init__(self, data: bytes, path: str | os.PathLike[str], max_entries: int):
+        self.path = path
+        self.source = data
+        self.implied_left = max_entries  # entries that defaults may still fill
+        self.max_entries = max_entries
+        self.data = self._blank_comments(data)
+        self.variables: dict[bytes, _Variable] = {}
+        self.notes: list[str] = []
+
+    def fail(self, offset: int, expected: str, got: str, fix: str = "") -> ModelFileError:
+        return ModelFileError(self.path, line_at(self.source, offset), expected, got, fix)
+
+    def _blank_comments(self, data: bytes) -> bytes:
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise self.fail(error.start, "UTF-8 text", show(data[error.start :][:4])) from None
+        if data.startswith(b"\xef\xbb\xbf"):
+            data = b"   " + data[3:]
+
+        def replace(match: re.Match[bytes]) -> bytes:
+            text = match.group()
+            if text == b'"':
+                got = "a line or file that ends before it"
+                raise self.fail(match.start(), 'a closing quote "', got)
+            if text == b"/*":
+                raise self.fail(match.start(), "the end */ of a comment", "the end of the file")
+            if text.startswith(b'"'):
+                return text.translate(_HIDE)
+            return _NOT_NEWLINE.sub(b" ", text)
+
+        if b'"' in data or b"//" in data or b"/*" in data:
+            data = _QUOTED_OR_COMMENT.sub(replace, data)
+        return data
+
+    def decode(self, token: bytes) -> str:
+        if token[:1] == _QUOTE_MARK and token[-1:] == _QUOTE_MARK and len(token) > 1:
+            token = token[1:-1]
+        return token.translate(_UNHIDE).decode("utf-8")
+
+    def canonical(self, token: bytes) -> bytes:
+        # "yes" and yes are the same name
+        if token[:1] == _QUOTE_MARK and token[-1:] == _QUOTE_MARK and len(token) > 1:
+            return token[1:-1]
+        return token
+
+    def show(self, token: bytes) -> str:
+        return show(token[:80].translate(_UNHIDE))
+
+    # -- blocks ------------------------------------------------------------------------------
+
+    def read(self) -> DiscreteModel:
+        data = self.data
+        networks: list[_Block] = []
+        declarations: list[_Block] = []
+        tables: list[_Block] = []
+        position = self._skip(0)
+        while position < len(data):
+            match = _KEYWORD.match(data, position)
+            keyword = match.group() if match else b""
+            if keyword == b"network":
+                block, position = self._block(position, keyword)
+                self._only_properties(block)
+                networks.append(block)
+            elif keyword == b"variable":
+                block, position = self._variable_block(position)
+                declarations.append(block)
+            elif keyword == b"probability":
+                block, position = self._block(position, keyword)
+                tables.append(block)
+            else:
+                got = self.show(data[position : position + 40].split(None, 1)[0])
+                raise self.fail(position, "network, variable or probability", got)
+            position = self._skip(position)
+        if len(networks) != 1:
+            offset = networks[1].start if networks else 0
+            raise self.fail(offset, "one network block", f"{len(networks)}")
+        return self._model(networks[0], self._read_tables(tables))
+
+    def _skip(self, position: int) -> int:
+        match = _BLANKS.match(self.data, position)
+        return match.end() if match else position
+
+    def _block(self, start: int, keyword: bytes) -> tuple[_Block, int]:
+        what = keyword.decode()
+        opening = self.data.find(b"{", start)
+        if opening < 0:
+            raise self.fail(start, f"{{ after the keyword {what}", "none before the file ends")
+        end = self.data.find(b"}", opening)
+        if end < 0:
+            raise self.fail(start, f"}} at the end of the {what} block", "the end of the file")
+        header = self.data[start + len(keyword) : opening]
+        block = _Block(start, header, opening + 1, self.data[opening + 1 : end])
+        if b"{" in block.body:
+            inner = opening + 1 + block.body.index(b"{")
+            raise self.fail(inner, f"}} at the end of the {what} block", "another {")
+        return block, end + 1
+
+    def _statements(self, block: _Block):
+        """Yield the offset and text of each statement; the body must end with `;`."""
+        body = block.body
+        begin = 0
+        while (end := body.find(b";", begin)) >= 0:
+            yield block.body_start + begin, body[begin:end].strip()
+            begin = end + 1
+        if body[begin:].strip():
+            offset = block.body_start + len(body.rstrip())
+            got = f"the end of the block after {self.show(body[begin:].strip())}"
+            raise self.fail(offset, "; after a statement", got)
+
+    def _only_properties(self, block: _Block) -> None:
+        names = block.header.split(None, 2)
+        if len(names) > 1:
+            raise self.fail(block.start, "one name of the network", self.show(names[1]))
+        for offset, text in self._statements(block):
+            if not text.startswith(b"property"):
+                raise self.fail(self._skip(offset), "a property", self.show(text))
+
+    # -- variables ---------------------------------------------------------------------------
+
+    def _variable_block(self, start: int) -> tuple[_Block, int]:
+        data = self.data
+        opening = data.find(b"{", start)
+        names = data[start + 8 : opening if opening >= 0 else start + 100].split(None, 2)
+        if opening < 0 or len(names) != 1:
+            got = self.show(b" ".join(names[:2]))
+            raise self.fail(start, "variable NAME {", f"the header {got}")
+        declared: _Variable | None = None
+        position = self._skip(opening + 1)
+        while data[position : position + 1] != b"}":
+            end = data.find(b";", position)
+            match = _KEYWORD.match(data, position)
+            keyword = match.group() if match else b""
+            if end < 0:
+                got = self.show(data[position : position + 40])
+                raise self.fail(position, "a statement that ends in ; or the end }", got)
+            if keyword == b"type" and declared is None:
+                declared = self._type(names[0], start, position, end)
+            elif keyword != b"property":
+                got = self.show(data[position:end][:40])
+                expected = "one type and only properties besides it"
+                raise self.fail(position, f"{expected} in a variable block", got)
+            position = self._skip(end + 1)
+        if declared is None:
+            got = "a block without a type"
+            raise self.fail(start, "type discrete [ N ] { ... };", got)
+        key = self.canonical(names[0])
+        if key in self.variables:
+            raise self.fail(start, "each variable once", f"{show(declared.name)} again")
+        self.variables[key] = declared
+        return _Block(start, names[0], opening + 1, b""), position + 1
+
+    def _type(self, token: bytes, start: int, position: int, end: int) -> _Variable:
+        match = _TYPE.fullmatch(self.data, position, end)
+        if match is None:
+            got = self.show(self.data[position:end][:40])
+            raise self.fail(position, "type discrete [ N ] { STATE, ... }", got)
+        if match.group(1) != b"discrete":
+            fix = "only discrete variables are supported"
+            raise self.fail(position, "type discrete", self.show(match.group(1)), fix)
+        tokens = match.group(3).translate(_SEPARATORS).split()
+        digits = match.group(2)
+        if len(digits) > 18 or int(digits) != len(tokens) or not tokens:
+            name = show(self.decode(token))
+            expected = f"as many state names as promised, {show(digits)}, for variable {name}"
+            raise self.fail(match.start(3), expected, f"{len(tokens)}")
+        keys = [self.canonical(state) for state in tokens]
+        index = {key: i for i, key in enumerate(keys)}
+        if len(index) != len(keys):
+            twice = next(key for i, key in enumerate(keys) if index[key] != i)
+            raise self.fail(match.start(3), "distinct state names", f"{self.show(twice)} twice")
+        states = tuple(self.decode(state) for state in tokens)
+        return _Variable(self.decode(token), states, index, len(self.variables), start)
+
+    # -- tables ------------------------------------------------------------------------------
+
+    def _read_tables(
+        self, blocks: list[_Block]
+    ) -> list[tuple[tuple[int, ...], np.ndarray, _Block]]:
+        tables: dict[int, tuple[tuple[int, ...], np.ndarray, _Block]] = {}
+        for block in blocks:
+            *parents, child = self._header(block)
+            if child.position in tables:
+                got = f"another one for {show(child.name)}"
+                raise self.fail(block.start, "one probability block a variable", got)
+            log_probs = self._table(block, child, parents)
+            scope = tuple(variable.position for variable in (*parents, child))
+            tables[child.position] = scope, log_probs, block
+        for variable in self.variables.values():
+            if variable.position not in tables:
+                expected = f"a probability block for variable {show(variable.name)}"
+                raise self.fail(variable.start, expected, "none in the file")
+        self._check_acyclic(tables)
+        return [tables[position] for position in range(len(self.variables))]
+
+    def _check_acyclic(self, tables: dict[int, tuple[tuple[int, ...], np.ndarray, _Block]]) -> None:
+        children: list[list[int]] = [[] for _ in tables]
+        missing = [0] * len(tables)  # parents not yet placed before the variable
+        for child, (scope, _, _) in tables.items():
+            missing[child] = len(scope) - 1
+            for parent in scope[:-1]:
+                children[parent].append(child)
+        ready = [variable for variable, count in enumerate(missing) if count == 0]
+        for variable in ready:
+            for child in children[variable]:
+                missing[child] -= 1
+                if missing[child] == 0:
+                    ready.append(child)
+        if len(ready) < len(tables):
+            stuck = next(variable for variable, count in enumerate(missing) if count)
+            got = "parents that depend on their own child"
+            raise self.fail(tables[stuck][2].start, "a network without cycles", got)
+
+    def _header(self, block: _Block) -> list[_Variable]:
+        """Return the parents and, last, the child."""
+        header = block.header.strip()
+        if header[:1] != b"(" or header[-1:] != b")":
+            expected = "probability ( CHILD | PARENT, ... ) {"
+            raise self.fail(block.start, expected, self.show(header))
+        child, bar, parents = header[1:-1].partition(b"|")
+        before = child.translate(_SEPARATORS).split(None, MAX_SCOPE + 1)
+        after = parents.translate(_SEPARATORS).split(None, MAX_SCOPE + 1)
+        # without a bar the first name is the child
+        names = before + after
+        if not names or (bar and len(before) != 1):
+            got = f"{len(before)} names"
+            raise self.fail(block.start, "one child before the bar |", got)
+        if len(names) > MAX_SCOPE:
+            raise self.fail(block.start, f"at most {MAX_SCOPE} variables in a table", "more")
+        found = []
+        for name in names:
+            variable = self.variables.get(self.canonical(name))
+            if variable is None:
+                known = [v.name for v in self.variables.values()]
+                fix = close_matches(self.decode(name)[:80], known)
+                raise self.fail(block.start, "a declared variable", self.show(name), _ascii(fix))
+            if variable in found:
+                raise self.fail(block.start, "distinct variables", f"{self.show(name)} twice")
+            found.append(variable)
+        return [*found[1:], found[0]]
+
+    def _table(self, block: _Block, child: _Variable, parents: list[_Variable]) -> np.ndarray:
+        states = len(child.states)
+        shape = tuple(len(parent.states) for parent in parents)
+        promised = bounded_product(shape, max(self.max_entries, len(block.body)))
+        if promised is None:
+            expected = f"at most {self.max_entries} entries in the table of {show(child.name)}"
+            fix = "pass a larger max_entries if the file is genuine"
+            raise self.fail(block.start, expected, "more by its parents' states", fix)
+        if block.body.count(b";") > promised + _SPARE_STATEMENTS:
+            expected = f"{promised} rows in the table of {show(child.name)}"
+            raise self.fail(block.start, expected, f"{block.body.count(b';')} statements")
+        strides = [1] * len(shape)
+        for axis in range(len(shape) - 2, -1, -1):
+            strides[axis] = strides[axis + 1] * shape[axis + 1]
+        lookups = [
+            {key: stride * i for key, i in parent.state_index.items()}
+            for parent, stride in zip(parents, strides, strict=True)
+        ]
+        rows: list[int] = []
+        tokens: list[bytes] = []
+        spots: list[int] = []  # offset of each row
+        whole: list[tuple[int, list[bytes]]] = []
+        default: list[tuple[int, list[bytes]]] = []
+        for offset, text in self._statements(block):
+            if text[:1] == b"(":
+                key, closing, numbers = text[1:].partition(b")")
+                names = key.translate(_SEPARATORS).split()
+                values = numbers.translate(_SEPARATORS).split(None, states + 1)
+                row = 0
+                known = len(names) == len(lookups) and bool(closing)
+                for lookup, name in zip(lookups, names, strict=False):
+                    step = lookup.get(name)
+                    if step is None and (step := lookup.get(self.canonical(name))) is None:
+                        known = False
+                        break
+                    row += step
+                if not known or len(values) != states:
+                    raise self._row_error(offset, text, child, parents)
+                rows.append(row)
+                tokens += values
+                spots.append(offset)
+                continue
+            match = _KEYWORD.match(text)
+            keyword = match.group() if match else b""
+            if keyword in (b"table", b"default"):
+                count = states * promised if keyword == b"table" else states
+                values = text[len(keyword) :].translate(_SEPARATORS).split(None, count + 1)
+                if len(values) != count:
+                    what = f"{count} values in the {keyword.decode()} of {show(child.name)}"
+                    got = f"{len(values)}" if len(values) < count else "more"
+                    raise self.fail(self._skip(offset), what, got)
+                (whole if keyword == b"table" else default).append((offset, values))
+            elif keyword != b"property":
+                expected = "a row, table, default or property"
+                raise self.fail(self._skip(offset), expected, self.show(text))
+        if len(whole) + len(default) > 1 or (whole and rows):
+            offset = (whole + default)[-1][0]
+            expected = "one table, or rows with at most one default"
+            raise self.fail(self._skip(offset), expected, "several of them")
+        if whole:
+            return self._from_whole(whole[0], child, shape)
+        return self._from_rows(block, child, parents, rows, tokens, spots, default)
+
+    def _from_whole(
+        self, whole: tuple[int, list[bytes]], child: _Variable, shape: tuple[int, ...]
+    ) -> np.ndarray:
+        offset, tokens = whole
+        states = len(child.states)
+        values, logs = self._numbers(tokens, [offset], len(tokens))
+        # the child is the first variable of the header and the first one runs slowest
+        values, logs = values.reshape(states, -1).T, logs.reshape(states, -1).T
+        spots = [offset] * len(values)
+        return self._normalise(values, np.array(logs), child, spots).reshape(*shape, states)
+
+    def _from_rows(
+        self,
+        block: _Block,
+        child: _Variable,
+        parents: list[_Variable],
+        rows: list[int],
+        tokens: list[bytes],
+        spots: list[int],
+        default: list[tuple[int, list[bytes]]],
+    ) -> np.ndarray:
+        states = len(child.states)
+        shape = tuple(len(parent.states) for parent in parents)
+        promised = int(np.prod(shape, dtype=np.int64))
+        seen = set(rows)
+        if len(seen) != len(rows):
+            first: set[int] = set()
+            i = next(i for i, row in enumerate(rows) if row in first or first.add(row))
+            got = f"another row for {self._row_name(rows[i], parents)}"
+            raise self.fail(self._skip(spots[i]), "each row once", got)
+        if len(rows) < promised and not default:
+            missing = next(row for row in range(promised) if row not in seen)
+            name = self._row_name(missing, parents)
+            expected = f"a row for {name} in the table of {show(child.name)}"
+            raise self.fail(block.start, expected, "none", f"{len(rows)} of {promised} rows")
+        values, logs = self._numbers(tokens, spots, states)
+        logs = self._normalise(values.reshape(-1, states), logs.reshape(-1, states), child, spots)
+        self.implied_left -= promised * states - len(tokens)
+        if self.implied_left < 0:
+            expected = f"at most {self.max_entries} table entries filled by defaults"
+            fix = "pass a larger max_entries if the file is genuine"
+            raise self.fail(block.start, expected, "more", fix)
+        table = np.empty((promised, states))
+        for offset, names in default:
+            other, other_logs = self._numbers(names, [offset], states)
+            table[:] = self._normalise(other[None], other_logs[None], child, [offset])
+        table[rows] = logs
+        return table.reshape(*shape, states)
+
+    def _numbers(
+        self, tokens: list[bytes], spots: list[int], width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return parse_numbers(tokens)
+        except BadNumber as bad:
+            row, column = divmod(bad.index, width)
+            offset = self._find_value(spots[row], column)
+            got = self.show(tokens[bad.index])
+            raise self.fail(offset, f"{bad.expected} as a probability", got) from None
+
+    def _find_value(self, offset: int, column: int) -> int:
+        # a statement may span lines: find its value number `column` after the row or keyword
+        begin = self._skip(offset)
+        if self.data[begin : begin + 1] == b"(":
+            begin = self.data.find(b")", begin) + 1
+        elif match := _KEYWORD.match(self.data, begin):
+            begin = match.end()
+        word = next(islice(_VALUE.finditer(self.data, begin), column, None), None)
+        return begin if word is None else word.start()
+
+    def _normalise(
+        self, values: np.ndarray, logs: np.ndarray, child: _Variable, spots: list[int]
+    ) -> np.ndarray:
+        sums = values.sum(axis=1)
+        deviations = np.abs(sums - 1.0)
+        worst = int(deviations.argmax()) if len(sums) else 0
+        if len(sums) and not deviations[worst] <= _ROW_TOLERANCE:
+            expected = f"probabilities of {show(child.name)} that sum to 1"
+            got = f"a sum of {float(sums[worst])!r}"
+            fix = f"rounded rows may be off by {_ROW_TOLERANCE:g}"
+            raise self.fail(self._skip(spots[worst]), expected, got, fix)
+        # a row of n correctly rounded numbers sums to 1 within n eps: leave such rows alone
+        off = deviations > values.shape[1] * np.finfo(np.float64).eps
+        if off.any():
+            logs[off] -= np.log(sums[off])[:, None]
+            self.notes.append(
+                f"{child.name}: renormalised {int(off.sum())} row(s), "
+                f"largest deviation from 1 {float(deviations[worst]):.1e}"
+            )
+        return logs
+
+    def _row_name(self, row: int, parents: list[_Variable]) -> str:
+        names: list[str] = []
+        for parent in reversed(parents):
+            row, state = divmod(row, len(parent.states))
+            names.insert(0, parent.states[state][:40])
+        return _ascii(f"({', '.join(names)})")
+
+    def _row_error(
+        self, offset: int, text: bytes, child: _Variable, parents: list[_Variable]
+    ) -> ModelFileError:
+        offset = self._skip(offset)
+        key, closing, numbers = text[1:].partition(b")")
+        if not closing:
+            return self.fail(offset, "a closing ) after the states of a row", self.show(text))
+        names = key.translate(_SEPARATORS).split(None, MAX_SCOPE + 1)
+        if len(names) != len(parents):
+            expected = f"{len(parents)} parent states in a row of {show(child.name)}"
+            return self.fail(offset, expected, f"{len(names)}")
+        for name, parent in zip(names, parents, strict=True):
+            if self.canonical(name) not in parent.state_index:
+                expected = f"a state of variable {show(parent.name)}"
+                fix = close_matches(self.decode(name)[:80], parent.states)
+                return self.fail(offset, expected, self.show(name), _ascii(fix))
+        states = len(child.states)
+        found = len(numbers.translate(_SEPARATORS).split(None, states + 1))
+        got = f"{found}" if found <= states else "more"
+        return self.fail(offset, f"{states} values in a row of {show(child.name)}", got)
+
+    def _model(
+        self,
+        network: _Block,
+        tables: list[tuple[tuple[int, ...], np.ndarray, _Block]],
+    ) -> DiscreteModel:
+        for _, table, _ in tables:
+            table.flags.writeable = False
+        names = [self.decode(name) for name in network.header.split()]
+        variables = list(self.variables.values())
+        return DiscreteModel(
+            cardinalities=tuple(len(variable.states) for variable in variables),
+            scopes=tuple(scope for scope, _, _ in tables),
+            log_tables=tuple(table for _, table, _ in tables),
+            variable_names=tuple(variable.name for variable in variables),
+            state_names=tuple(variable.states for variable in variables),
+            kind="BAYES",
+            notes=tuple(self.notes),
+            name=stem(self.path) if names in ([], ["unknown"]) else names[0],
+        )
+
+
+def _ascii(text: str) -> str:
+    return text.strip().rstrip(".")[:200].encode("ascii", "backslashreplace").decode("ascii")
+
+
+def read_bif(
+    path: str | os.PathLike[str],
+    *,
+    max_bytes: int = MAX_BYTES,
+    max_entries: int = MAX_ENTRIES,
+) -> DiscreteModel:
+    """Read a Bayesian network in BIF format (`.bif`, `.bif.gz`).
+
+    Conditional tables may be given as rows, as one `table` (child slowest, last parent
+    fastest) or as rows with a `default`. Commas and bars only separate; comments and
+    properties are skipped. Rows that miss a sum of 1 by rounding (up to 1e-4) are divided by
+    their sum, with an entry in `notes`.
+
+    Args:
+        path: the file.
+        max_bytes: limit on the unpacked size.
+        max_entries: limit on the entries of a table that its `default` fills.
+
+    Returns:
+        The model (kind "BAYES"): one factor a variable, in the order of the declarations; the
+        axes of a table are the parents in the order of the file, then the child.
+
+    Raises:
+        ModelFileError: if the file breaks the format, with the line.
+    """
+    return _Reader(read_bytes(path, max_bytes), path, max_entries).read()

@@ -1,0 +1,1 @@
+"""Bayesian networks that come with the package; open them with `klprojax.load_model`."""

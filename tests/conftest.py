@@ -1,0 +1,38 @@
+"""Shared settings: 64-bit on, strict promotion, reference data, hypothesis profile."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+from hypothesis import HealthCheck, settings
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+settings.register_profile(
+    "klprojax",
+    deadline=None,
+    derandomize=True,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("klprojax")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--data-dir",
+        default=os.environ.get("KLPROJAX_DATA"),
+        help="folder with reference models and answers (default: $KLPROJAX_DATA)",
+    )
+
+
+@pytest.fixture(scope="session")
+def data_dir(request) -> Path:
+    """The folder of reference data; tests that need it are skipped without one."""
+    value = request.config.getoption("--data-dir")
+    if not value:
+        pytest.skip("needs --data-dir or KLPROJAX_DATA")
+    return Path(value)
