@@ -1,0 +1,3 @@
+"""The command line: parse, call, show."""
+
+from ._app import main as main

@@ -1,0 +1,53 @@
+"""Contract of the inference operators, and the loop that every iterative one shares."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .._adjoint import AbstractAdjoint
+from .._solution import RESULTS, Solution
+from .._types import FactorTables, VariableTables
+from ..graphs import FactorGraph
+
+
+class AbstractSolver(eqx.Module):
+    """An inference operator: log-potentials and evidence in, `Solution` out."""
+
+    @abc.abstractmethod
+    def solve(
+        self,
+        graph: FactorGraph,
+        log_potentials: FactorTables,
+        log_evidence: VariableTables | None,
+        *,
+        max_steps: int,
+        adjoint: AbstractAdjoint,
+        init: Any,
+        factor_beliefs: bool,
+    ) -> Solution:
+        """Solve; see `infer` for the meaning of the arguments."""
+
+
+class Progress(eqx.Module):
+    """Residual of the last step and whether the loop should end."""
+
+    residual: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+
+def verdict(
+    log_beliefs: VariableTables,
+    converged: Bool[Array, ""] | bool,
+) -> RESULTS:
+    """Judge the final beliefs: contradiction, non-finite, not converged or successful."""
+    empty = jnp.bool_(False)
+    broken = jnp.bool_(False)
+    for table in log_beliefs:
+        empty = empty | jnp.any(jnp.all(jnp.isneginf(table), axis=-1))
+        broken = broken | jnp.any(jnp.isnan(table) | jnp.isposinf(table))
+    result = RESULTS.where(jnp.asarray(converged), RESULTS.successful, RESULTS.not_converged)
+    result = RESULTS.where(empty, RESULTS.contradiction, result)
+    return RESULTS.where(broken, RESULTS.nonfinite, result)
