@@ -1,0 +1,182 @@
+"""Projections as such: "Left (I-) and right (reverse-KL) projections" in section 2.
+
+For a set `C` and a table `q`,
+
+    left (I-):   argmin over r in C of KL(r || q),
+    right (M-):  argmin over p in C of KL(q || p),
+
+the second being a minimisation of `D_{f*}` over the dual image of `C`. Which of the two can be
+computed depends on the set. A set offers what it can and refuses the rest by naming the other.
+"""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ._log_table import safe_logsumexp
+
+
+class ProjectionResult(eqx.Module):
+    """What a projection returns: the projected point and the certificate that it is one.
+
+    Attributes:
+        value: the projected point: normalised `log_probs` for sets of tables.
+        residual: how far `value` is from meeting its defining conditions, dimensionless; each set
+            says which. Zero is exact.
+        steps: iterations spent; zero where there is a closed form.
+        converged: whether `residual` reached the tolerance. Derivatives mean something only then.
+        multipliers: dual variables of the constraints, where the set has them, else `None`.
+    """
+
+    value: Float[Array, "..."]
+    residual: Float[Array, ""]
+    steps: Int[Array, ""]
+    converged: Bool[Array, ""]
+    multipliers: PyTree[Float[Array, "..."]] | None = None
+
+
+class AbstractConstraint(eqx.Module):
+    """A set of points onto which one can project.
+
+    `point` is a log-table with every axis part of one joint distribution (batch with `jax.vmap`),
+    normalised or not, with `-inf` entries allowed. Keyword arguments common to all projections:
+
+    - `tolerance`: residual at which to stop; `eps ** (2/3)` of the dtype when `None`.
+    - `max_steps`: most iterations; closed forms need none.
+    - `throw`: raise an error at run time unless the projection converged.
+    """
+
+    @abc.abstractmethod
+    def left_projection(
+        self,
+        point: Float[Array, "..."],
+        /,
+        *,
+        tolerance: float | None = None,
+        max_steps: int | None = None,
+        throw: bool = True,
+    ) -> ProjectionResult:
+        """Project by minimising `D_f(r, point)` over `r` in the set."""
+
+    @abc.abstractmethod
+    def right_projection(
+        self,
+        point: Float[Array, "..."],
+        /,
+        *,
+        tolerance: float | None = None,
+        max_steps: int | None = None,
+        throw: bool = True,
+    ) -> ProjectionResult:
+        """Project by minimising `D_f(point, p)` over `p` in the set."""
+
+
+def i_projection(
+    constraint: AbstractConstraint,
+    log_table: Float[Array, "..."],
+    *,
+    tolerance: float | None = None,
+    max_steps: int | None = None,
+    throw: bool = True,
+) -> ProjectionResult:
+    """Project a log-table onto a set from the left: `argmin over r in C of KL(r || q)`.
+
+    Args:
+        constraint: the set `C`.
+        log_table: the table `q`, up to scale (for `GaussianConsensus`: the means).
+        tolerance: residual at which to stop; `eps ** (2/3)` of the dtype when `None`.
+        max_steps: most iterations; the set's own default when `None`.
+        throw: raise an error at run time unless the projection converged.
+
+    Returns:
+        The projection and its certificate.
+
+    Raises:
+        ValueError: the set has no I-projection that can be computed; the message says what it has.
+
+    Differentiation:
+        `jvp` and `vjp`, to any order; iterations are differentiated implicitly at their solution.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from klprojax.geometry import ConsensusFace
+        >>> q = jnp.log(jnp.array([[0.1, 0.2], [0.4, 0.3]]))
+        >>> p = jnp.exp(i_projection(ConsensusFace(), q).value)
+        >>> [[round(float(x), 6) for x in row] for row in p]
+        [[0.25, 0.0], [0.0, 0.75]]
+
+    Reference:
+        Section 2, left projection.
+    """
+    return constraint.left_projection(
+        log_table, tolerance=tolerance, max_steps=max_steps, throw=throw
+    )
+
+
+def right_projection(
+    constraint: AbstractConstraint,
+    log_table: Float[Array, "..."],
+    *,
+    tolerance: float | None = None,
+    max_steps: int | None = None,
+    throw: bool = True,
+) -> ProjectionResult:
+    """Project a log-table onto a set from the right: `argmin over p in C of KL(q || p)`.
+
+    Args:
+        constraint: the set `C`.
+        log_table: the table `q`, up to scale (for `GaussianConsensus`: the means).
+        tolerance: residual at which to stop; `eps ** (2/3)` of the dtype when `None`.
+        max_steps: most iterations; the set's own default when `None`.
+        throw: raise an error at run time unless the projection converged.
+
+    Returns:
+        The projection and its certificate.
+
+    Raises:
+        ValueError: the set has no right projection that can be computed; the message says what it
+            has.
+
+    Differentiation:
+        `jvp` and `vjp`, to any order; iterations are differentiated implicitly at their solution.
+
+    Reference:
+        Section 2, right projection.
+    """
+    return constraint.right_projection(
+        log_table, tolerance=tolerance, max_steps=max_steps, throw=throw
+    )
+
+
+def closed_form_result(
+    value: Float[Array, "..."], tolerance: float, throw: bool, failure: str
+) -> ProjectionResult:
+    """Wrap a closed form whose only possible failure is a table left without mass.
+
+    The residual is `|1 - total mass|`: rounding alone, or one if there was nothing to normalise.
+    """
+    residual = jnp.abs(1 - jnp.exp(safe_logsumexp(value)))
+    return finish(value, residual, jnp.asarray(0), None, tolerance, throw, failure)
+
+
+def finish(
+    value: Float[Array, "..."],
+    residual: Float[Array, ""],
+    steps: Int[Array, ""],
+    multipliers: PyTree[Float[Array, "..."]] | None,
+    tolerance: float,
+    throw: bool,
+    failure: str,
+) -> ProjectionResult:
+    """Assemble a result, with the run-time error asked for by `throw`."""
+    converged = residual <= tolerance
+    if throw:
+        value = eqx.error_if(value, jnp.logical_not(converged), failure)
+    return ProjectionResult(value, residual, steps, converged, multipliers)
+
+
+def refuse(constraint: str, asked: str, why: str, advice: str) -> ValueError:
+    """Make the error for a projection that a set does not offer."""
+    return ValueError(f"{constraint} has no {asked}: {why}. {advice}")
