@@ -135,9 +135,7 @@ class TooLarge(ValueError):
     """Exact inference does not fit the memory limit."""
 
 
-def _answer(
-    model, observed, method, max_steps, damping, tolerance, memory_limit
-) -> Answer:
+def _answer(model, observed, method, max_steps, damping, tolerance, memory_limit) -> Answer:
     from .. import RESULTS, BeliefPropagation, DykstraHybrid, Elimination, condition, infer
     from ..graphs import ContradictionError
 
@@ -174,8 +172,10 @@ def _answer(
 
 
 def _show(console: Console, model, observed, answers: list[Answer], rows: int) -> None:
-    summary = Table(title=f"{model.name or 'model'}: {len(model.cardinalities)} variables, "
-                    f"{len(model.scopes)} factors, {len(observed)} observed")
+    summary = Table(
+        title=f"{model.name or 'model'}: {len(model.cardinalities)} variables, "
+        f"{len(model.scopes)} factors, {len(observed)} observed"
+    )
     for heading in ("method", "log-partition (nats)", "converged", "steps", "residual", "seconds"):
         summary.add_column(heading, justify="left" if heading == "method" else "right")
     for a in answers:
@@ -219,7 +219,8 @@ def _show(console: Console, model, observed, answers: list[Answer], rows: int) -
         )
     if len(answers) == 2:
         gaps = [
-            np.abs(a - b).max() for a, b in zip(answers[0].marginals, answers[1].marginals, strict=True)
+            np.abs(a - b).max()
+            for a, b in zip(answers[0].marginals, answers[1].marginals, strict=True)
         ]
         worst = int(np.argmax(gaps))
         console.print(

@@ -14,6 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from .._types import FactorTables, VariableTables
@@ -135,17 +136,13 @@ class FactorGraph(eqx.Module):
                 )
             )
             edges.append(tuple(row_of[scope[:, a]] for a in range(scope.shape[1])))
-            items.append(
-                np.concatenate([np.full(len(r), i, np.int32) for i, r, _ in entries])
-            )
+            items.append(np.concatenate([np.full(len(r), i, np.int32) for i, r, _ in entries]))
             stored_axes.append(
                 np.concatenate(
                     [np.broadcast_to(a, (len(r), len(a))).astype(np.int32) for _, r, a in entries]
                 )
             )
-        incoming = tuple(
-            _incoming(c, int(counts[c]), groups, edges) for c in range(len(classes))
-        )
+        incoming = tuple(_incoming(c, int(counts[c]), groups, edges) for c in range(len(classes)))
         wiring = Wiring(variables, tuple(edges), tuple(items), tuple(stored_axes), incoming)
         self.wiring = jax.tree.map(jnp.asarray, wiring)
         self.signature = GraphSignature(
@@ -197,7 +194,7 @@ class FactorGraph(eqx.Module):
     @property
     def _host(self) -> Wiring:
         leaves = jax.tree.leaves(self.wiring)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
             raise ValueError(
                 "This needs the graph's concrete wiring, but the graph was passed as an argument "
                 "through jit, vmap or grad. Close over the graph instead: "
@@ -246,9 +243,7 @@ class FactorGraph(eqx.Module):
             )
         return tuple(
             _pack_group(group, items, axes, log_tables, dtype)
-            for group, items, axes in zip(
-                self.signature.groups, host.items, host.axes, strict=True
-            )
+            for group, items, axes in zip(self.signature.groups, host.items, host.axes, strict=True)
         )
 
     def unpack(self, tables: FactorTables) -> list[Any]:
@@ -260,7 +255,7 @@ class FactorGraph(eqx.Module):
         for group, items, axes, table in zip(
             self.signature.groups, self._host.items, self._host.axes, tables, strict=True
         ):
-            rows = table if isinstance(table, jax.core.Tracer) else np.asarray(table)
+            rows = table if isinstance(table, Tracer) else np.asarray(table)
             if items[0] == items[-1] and group.count > 1:
                 out[int(items[0])] = rows
                 continue
@@ -285,15 +280,13 @@ class FactorGraph(eqx.Module):
                     f"The table of variable {v} has shape {np.shape(table)}; its cardinality asks "
                     f"for ({card},)."
                 )
-        return tuple(
-            _stack([tables[v] for v in ids], dtype) for ids in self._host.variables
-        )
+        return tuple(_stack([tables[v] for v in ids], dtype) for ids in self._host.variables)
 
     def unpack_variables(self, tables: VariableTables) -> list[Array]:
         """Undo `pack_variables`: one array ``[states]`` per variable, in the graph's order."""
         out: list[Any] = [None] * self.num_variables
         for ids, table in zip(self._host.variables, tables, strict=True):
-            rows = np.asarray(table) if not isinstance(table, jax.core.Tracer) else table
+            rows = np.asarray(table) if not isinstance(table, Tracer) else table
             for row, v in enumerate(ids):
                 out[v] = rows[row]
         return out
@@ -349,9 +342,7 @@ class FactorGraph(eqx.Module):
                 f"log_potentials has {len(log_potentials)} arrays; the graph has "
                 f"{len(self.signature.groups)} factor groups (see FactorGraph.pack)."
             )
-        for g, (group, table) in enumerate(
-            zip(self.signature.groups, log_potentials, strict=True)
-        ):
+        for g, (group, table) in enumerate(zip(self.signature.groups, log_potentials, strict=True)):
             if table.shape not in (group.shape, (group.count, *group.shape)):
                 raise ValueError(
                     f"log_potentials[{g}] has shape {table.shape}; expected "

@@ -162,9 +162,7 @@ class BeliefPropagation(AbstractSolver):
 
         def one(carry, batch):
             messages, at, residual = carry
-            messages, at, largest = _update_batch(
-                self, graph, tables, messages, at, batch
-            )
+            messages, at, largest = _update_batch(self, graph, tables, messages, at, batch)
             return (messages, at, jnp.maximum(residual, largest)), None
 
         start = (state.messages, at_variables, jnp.zeros_like(state.residual))

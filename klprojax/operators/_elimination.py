@@ -69,7 +69,9 @@ class Elimination(AbstractSolver):
                 jnp.broadcast_to(table, (group.count, *group.shape))
                 for table, group in zip(log_potentials, graph.signature.groups, strict=True)
             )
-        return _solve(self.plan(graph, log_potentials), log_potentials, log_evidence, factor_beliefs)
+        return _solve(
+            self.plan(graph, log_potentials), log_potentials, log_evidence, factor_beliefs
+        )
 
     def plan(self, graph: FactorGraph, log_potentials: FactorTables) -> EliminationPlan:
         """The program and its size: ``plan.total_entries``, ``plan.largest_entries``."""
@@ -158,9 +160,9 @@ def _covariance_derivatives(primals, tangents):
     if not isinstance(d_direction, SymbolicZero):
         out = out + _covariance(plan, flat, d_direction)
     if not isinstance(d_flat, SymbolicZero):
-        out = out + jax.jvp(
-            lambda f: _forward_covariance(plan, f, direction), (flat,), (d_flat,)
-        )[1]
+        out = (
+            out + jax.jvp(lambda f: _forward_covariance(plan, f, direction), (flat,), (d_flat,))[1]
+        )
     return value, out
 
 

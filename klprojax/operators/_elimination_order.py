@@ -164,8 +164,7 @@ def levels(order: Sequence[Cluster]) -> list[int]:
 def entries(cardinalities: Sequence[int], order: Sequence[Cluster]) -> list[int]:
     """Entries of every cluster's table."""
     return [
-        cardinalities[c.variable] * math.prod(cardinalities[u] for u in c.neighbours)
-        for c in order
+        cardinalities[c.variable] * math.prod(cardinalities[u] for u in c.neighbours) for c in order
     ]
 
 
@@ -190,9 +189,7 @@ def best_order(
     for criterion in ("fill", "weight", "weighted-fill"):
         for parallel in (False, True):
             try:
-                found.append(
-                    greedy_order(cardinalities, scopes, criterion, limit_log2, parallel)
-                )
+                found.append(greedy_order(cardinalities, scopes, criterion, limit_log2, parallel))
             except TooWide as wide:
                 failures.append(wide)
     if not found:

@@ -97,9 +97,7 @@ def plan_elimination(
             f"{_size(memory_limit)}. Raise Elimination(memory_limit=...), condition on more "
             "evidence, or use BeliefPropagation()."
         ) from None
-    sizes = [
-        cards[c.variable] * math.prod(cards[u] for u in c.neighbours) for c in order
-    ]
+    sizes = [cards[c.variable] * math.prod(cards[u] for u in c.neighbours) for c in order]
     states = _chosen_states(cards, order)
     operations, roots, first = _lay_out(graph, shared, order, states)
     rows = [math.prod(operation.shape) for operation in operations]
@@ -154,9 +152,7 @@ def _lay_out(
             roots.append(table)
 
     cell = 2
-    for group, scope, one in zip(
-        graph.signature.groups, graph.group_scopes, shared, strict=True
-    ):
+    for group, scope, one in zip(graph.signature.groups, graph.group_scopes, shared, strict=True):
         size = math.prod(group.shape)
         for row, variables in enumerate(scope.tolist()):
             place(_Table(tuple(variables), cell if one else cell + row * size, -1))
@@ -169,7 +165,9 @@ def _lay_out(
     operations: list[_Operation] = []
 
     def level(tables: list[_Table]) -> int:
-        return 1 + max((operations[t.operation].level for t in tables if t.operation >= 0), default=-1)
+        return 1 + max(
+            (operations[t.operation].level for t in tables if t.operation >= 0), default=-1
+        )
 
     def strides(table: _Table) -> dict[int, int]:
         out, stride = {}, 1
@@ -182,7 +180,10 @@ def _lay_out(
         """Multiply tables and sum out ``gone``; the result is over ``kept``."""
         known = [strides(t) for t in tables]
         shape = tuple(cards[v] for v in kept)
-        inputs = [(t, s.get(gone, 0), tuple(s.get(v, 0) for v in kept)) for t, s in zip(tables, known, strict=True)]
+        inputs = [
+            (t, 0 if gone is None else s.get(gone, 0), tuple(s.get(v, 0) for v in kept))
+            for t, s in zip(tables, known, strict=True)
+        ]
         left = cards[gone] if gone is not None else 1
         depth = level(tables)
         while left > states:
@@ -244,7 +245,8 @@ def _index(
                 start = cells[table.operation] if table.operation >= 0 else table.cell
                 where = np.full((1,), start + s * by, np.int32)
                 for n, stride in zip(operation.shape, strides, strict=True):
-                    where = (where[:, None] + np.arange(0, n * stride, stride, np.int32)[None] if stride else np.repeat(where[:, None], n, 1)).reshape(-1)
+                    along = stride * np.arange(n, dtype=np.int32)
+                    where = (where[:, None] + along[None]).reshape(-1)
                 index[i, s, to] = where
             if operation.pieces_of is not None:
                 # The last piece is short: states that do not exist are zeros.

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
-
 from .._adjoint import AbstractAdjoint, UnrolledAdjoint
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables

@@ -70,9 +70,7 @@ def totals(
     """Sum all incoming messages and the evidence at every variable, one `Total` per class."""
     signature = graph.signature
     out = []
-    for c, (card, count) in enumerate(
-        zip(signature.cardinalities, signature.counts, strict=True)
-    ):
+    for c, (card, count) in enumerate(zip(signature.cardinalities, signature.counts, strict=True)):
         ends = [
             (message, rows)
             for group, axes, edges in zip(
@@ -82,9 +80,7 @@ def totals(
             if cls == c
         ]
         dtype = _dtype(messages, log_evidence)
-        term = split(
-            jnp.concatenate([*(m for m, _ in ends), jnp.zeros((card, 0), dtype)], axis=1)
-        )
+        term = split(jnp.concatenate([*(m for m, _ in ends), jnp.zeros((card, 0), dtype)], axis=1))
         stacked = jnp.concatenate(term, axis=0)
         if signature.degrees[c] > 0:
             padded = jnp.concatenate([stacked, jnp.zeros((2 * card, 1), dtype)], axis=1)
@@ -100,9 +96,7 @@ def totals(
     return tuple(out)
 
 
-def cavities(
-    graph: FactorGraph, messages: Messages, at_variables: tuple[Total, ...]
-) -> Messages:
+def cavities(graph: FactorGraph, messages: Messages, at_variables: tuple[Total, ...]) -> Messages:
     """Variable-to-factor messages ``m_{i->g}``, unnormalised: all but the edge's own message."""
     return tuple(
         tuple(

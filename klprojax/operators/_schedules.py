@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 from ..graphs import FactorGraph
 
 # Per group, which factors each batch updates, [batches, width], padded with the factor count.
-Batches = tuple[Int[Array, "batches width"], ...]
+Batches = tuple[Int[Array | np.ndarray, "batches width"], ...]
 
 
 class AbstractSchedule(eqx.Module):
@@ -202,8 +202,7 @@ def pad_batches(levels: list[np.ndarray]) -> Batches:
                 fill = np.full(w - len(chunk), len(levels[g]))
                 rows[g].append(np.concatenate([chunk, fill]).astype(np.int32))
     return tuple(
-        np.stack(r) if r else np.zeros((0, w), np.int32)
-        for r, w in zip(rows, widths, strict=True)
+        np.stack(r) if r else np.zeros((0, w), np.int32) for r, w in zip(rows, widths, strict=True)
     )
 
 
