@@ -236,25 +236,27 @@ def _index(
     index[0] = ZERO
     for k, operation in enumerate(operations):
         to = slice(cells[k] - first, cells[k] - first + rows[k])
-        for s in range(operation.states):
-            for i in range(INPUTS):
-                if i >= len(operation.inputs):
-                    index[i, s, to] = ONE
-                    continue
-                table, by, strides = operation.inputs[i]
-                start = cells[table.operation] if table.operation >= 0 else table.cell
-                where = np.full((1,), start + s * by, np.int32)
-                for n, stride in zip(operation.shape, strides, strict=True):
-                    along = stride * np.arange(n, dtype=np.int32)
-                    where = (where[:, None] + along[None]).reshape(-1)
-                index[i, s, to] = where
-            if operation.pieces_of is not None:
-                # The last piece is short: states that do not exist are zeros.
-                beyond = np.arange(operation.shape[0]) * states + s >= operation.pieces_of
-                gone = np.repeat(beyond, rows[k] // operation.shape[0])
-                index[0, s, to] = np.where(gone, ZERO, index[0, s, to])
+        for i in range(INPUTS):
+            if i >= len(operation.inputs):
+                index[i, : operation.states, to] = ONE
+                continue
+            table, by, strides = operation.inputs[i]
+            start = cells[table.operation] if table.operation >= 0 else table.cell
+            where = np.full((1,), start, np.int32)
+            for n, stride in zip(operation.shape, strides, strict=True):
+                along = stride * np.arange(n, dtype=np.int32)
+                where = (where[:, None] + along[None]).reshape(-1)
+            for s in range(operation.states):
+                np.add(where, s * by, out=index[i, s, to])
+        if operation.pieces_of is not None:
+            # The last piece is short: states that do not exist are zeros.
+            pieces = operation.shape[0]
+            for s in range(operation.states):
+                beyond = np.arange(pieces) * states + s >= operation.pieces_of
+                gone = np.repeat(beyond, rows[k] // pieces)
+                index[0, s, to][gone] = ZERO
                 for i in range(1, INPUTS):
-                    index[i, s, to] = np.where(gone, ONE, index[i, s, to])
+                    index[i, s, to][gone] = ONE
     index = index.reshape(INPUTS, states, steps, width).transpose(2, 0, 1, 3)
     return np.ascontiguousarray(index), cells
 

@@ -1,0 +1,313 @@
+"""The Dykstra-type hybrid of KL projections (section 3.1), in the paper's own variables.
+
+One iteration, on the replicated space with one axis an edge:
+
+    k_n = π→_𝒫(∇f*(∇f(q_{n-1}) + σ_{n-1}))      σ_n = ∇f(q_{n-1}) + σ_{n-1} - ∇f(k_n)
+    r_n = π←_𝒬(∇f*(∇f(k_n) + τ_{n-1}))           τ_n = ∇f(k_n) + τ_{n-1} - ∇f(q_n)
+    q_n = π→_𝒫(r_n)
+
+By Proposition 3.1 it is normalised flooding belief propagation, iterate by iterate. Here it is
+twice: `dense_hybrid_step` as printed, on dense joint tables, and `DykstraHybrid` on the factored
+form, where 𝒫 makes every table a product over edges.
+
+Zeros. Dual coordinates are those of the face a table lives on (section 3.1, "Projections with
+faces"). A state that ``k_n`` or ``q_n`` excludes has left the face; its correction would be
+``-inf - -inf`` and is kept as 0. Nothing is lost: an excluded state stays excluded, because every
+later table is added to ``log q_n = -inf`` there.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .._adjoint import AbstractAdjoint
+from .._solution import Solution
+from .._types import FactorTables, VariableTables
+from ..geometry import (
+    ConsensusFace,
+    ProductFamily,
+    i_projection,
+    log_normalize,
+    right_projection,
+)
+from ..graphs import FactorGraph
+from ._bethe import bethe_log_partition
+from ._messages import Messages, change, joint, states_first, totals, uniform_messages
+from ._solver import AbstractSolver, verdict
+
+
+class DenseHybridState(eqx.Module):
+    """The five tables of the printed iteration, each over all copies.
+
+    Attributes:
+        log_k: log-probabilities of ``k_n``, a product.
+        sigma: correction ``σ_n``.
+        log_r: log-probabilities of ``r_n``, on the diagonal face.
+        log_q: log-probabilities of ``q_n``, a product.
+        tau: correction ``τ_n``.
+    """
+
+    log_k: Float[Array, "*copies"]
+    sigma: Float[Array, "*copies"]
+    log_r: Float[Array, "*copies"]
+    log_q: Float[Array, "*copies"]
+    tau: Float[Array, "*copies"]
+
+
+def dense_hybrid_init(log_table: Float[Array, "*copies"]) -> DenseHybridState:
+    """Start at ``q_{-1}`` with ``σ_{-1} = τ_{-1} = 0``.
+
+    Args:
+        log_table: ``q_{-1}`` up to scale (see `ReplicatedLift.log_table`). ``k`` and ``r``, which
+            the first iteration does not read, start there too.
+    """
+    log_q = log_normalize(log_table)
+    zero = jnp.zeros_like(log_q)
+    return DenseHybridState(log_q, zero, log_q, log_q, zero)
+
+
+def dense_hybrid_step(state: DenseHybridState, consensus: ConsensusFace) -> DenseHybridState:
+    """Do one iteration exactly as printed, on dense joint tables.
+
+    Args:
+        state: the previous iterate.
+        consensus: the face 𝒬 (see `ReplicatedLift.consensus`).
+
+    Returns:
+        The next iterate; `-inf` throughout once no state is left on the face.
+
+    Differentiation:
+        Ordinary JAX operations: every transformation, to any order.
+
+    Reference: section 3.1, "Dykstra's hybrid algorithm"; the first projection is onto 𝒫.
+    """
+    product = ProductFamily()
+    # ∇f(p) = 1 + log p, and the ones cancel; ∇f* normalises.
+    dual = state.log_q + state.sigma
+    log_k = right_projection(product, log_normalize(dual), throw=False).value
+    sigma = _minus(dual, log_k)
+    dual = log_k + state.tau
+    log_r = i_projection(consensus, log_normalize(dual), throw=False).value
+    log_q = right_projection(product, log_r, throw=False).value
+    return DenseHybridState(log_k, sigma, log_r, log_q, _minus(dual, log_q))
+
+
+class HybridState(eqx.Module):
+    """The iterate in factored form: tables on edges and variables.
+
+    On the copies of factor k the paper's ``σ_n`` is ``log f_k`` plus the edges' ``sigma``: the part
+    ``log f_k`` never changes and is not stored. Constants, which normalisation removes, are fixed
+    by ``sigma = -log m_{k→i}`` and ``tau = log m_{k→i} - log b_i``, both messages and beliefs
+    normalised. An excluded state has correction 0.
+
+    Attributes:
+        log_k: ``k_n``, the factors' marginals ``m_{i→k} m_{k→i}``, per group and axis
+            ``[states, factors]``.
+        sigma: edge part of ``σ_n``, laid out like ``log_k``.
+        log_q: ``q_n``, the beliefs ``b_i``, one table for all copies of a variable, per
+            cardinality ``[states, variables]``. ``r_n`` holds the same numbers on the diagonal.
+        tau: ``τ_n = -log m_{i→k}`` up to a constant, laid out like ``log_k``.
+        residual: largest change of the probabilities of a message in the last step.
+    """
+
+    log_k: Messages
+    sigma: Messages
+    log_q: tuple[Float[Array, "states variables"], ...]
+    tau: Messages
+    residual: Float[Array, ""]
+
+
+class DykstraHybrid(AbstractSolver):
+    """Iterate the Dykstra-type hybrid of KL projections in factored form.
+
+    The iterates are those of `BeliefPropagation` with the `Flooding` schedule (Proposition 3.1);
+    this solver is the projection reading of it, for study and comparison, and costs about twice
+    as much. With ``log_evidence`` every variable has one more copy, whose factor is the evidence:
+    iterates are those of belief propagation on the graph with these unary factors, so the factors
+    hear of the evidence from the second iteration on.
+
+    Args:
+        tolerance: stop when no message's probabilities change by this much in a step. With 0 the
+            loop runs all ``max_steps`` and that counts as success.
+
+    `init`, `step` and `terminate` drive the loop by hand.
+
+    Raises:
+        ValueError: negative tolerance.
+
+    Reference: section 3.1, Proposition 3.1; Walsh and Regalia (2010), theorem 1.
+    """
+
+    tolerance: float = eqx.field(static=True, default=1e-6)
+
+    def __check_init__(self):
+        if not self.tolerance >= 0.0:
+            raise ValueError(f"tolerance is {self.tolerance}; it must be at least 0.")
+
+    def init(self, graph: FactorGraph, log_potentials: FactorTables) -> HybridState:
+        """``q_{-1} ∝ prod_k f_k`` with zero corrections: uniform on the edges, ``f_k`` beside."""
+        dtype = log_potentials[0].dtype if log_potentials else jnp.zeros(0).dtype
+        uniform = uniform_messages(graph, dtype)
+        zero = jax.tree.map(jnp.zeros_like, uniform)
+        log_q = tuple(
+            jnp.full((card, count), -jnp.log(card), dtype)
+            for card, count in zip(
+                graph.signature.cardinalities, graph.signature.counts, strict=True
+            )
+        )
+        return HybridState(uniform, zero, log_q, zero, jnp.full((), jnp.inf, dtype))
+
+    def step(
+        self,
+        graph: FactorGraph,
+        log_potentials: FactorTables,
+        state: HybridState,
+        log_evidence: VariableTables | None = None,
+    ) -> HybridState:
+        """One iteration: both projections and both corrections."""
+        return _step(graph, states_first(log_potentials, graph), state, log_evidence)
+
+    def terminate(self, state: HybridState) -> Bool[Array, ""]:
+        """Whether the last step met the tolerance."""
+        return state.residual < self.tolerance
+
+    def solve(
+        self,
+        graph: FactorGraph,
+        log_potentials: FactorTables,
+        log_evidence: VariableTables | None,
+        *,
+        max_steps: int,
+        adjoint: AbstractAdjoint,
+        init: Any,
+        factor_beliefs: bool,
+    ) -> Solution:
+        """See `infer`."""
+        state = self.init(graph, log_potentials) if init is None else init
+        return _solve(
+            self, graph, log_potentials, log_evidence, state, max_steps, adjoint, factor_beliefs
+        )
+
+
+def _step(
+    graph: FactorGraph,
+    tables: FactorTables,
+    state: HybridState,
+    log_evidence: VariableTables | None,
+) -> HybridState:
+    """One iteration; ``tables`` states first."""
+    # k_n: the joint of all copies factorises over the factors, and so does its projection onto 𝒫.
+    log_k = tuple(
+        jax.vmap(ProductFamily().marginals, in_axes=-1, out_axes=-1)(table) if edges else ()
+        for table, edges in zip(_corrected(graph, tables, state), state.sigma, strict=True)
+    )
+    # The argument of the I-projection: on every edge the message m_{k→i}.
+    messages = jax.tree.map(lambda k, tau: log_normalize(k + tau, axis=0), log_k, state.tau)
+    # Printed: σ_n = log q_{n-1} + σ_{n-1} - log k_n. On an edge log q + σ + τ is constant from the
+    # start on, so this is -(log k_n + τ_{n-1}). Written so, rounding does not pile up in σ.
+    sigma = jax.tree.map(lambda m: _minus(jnp.zeros_like(m), m), messages)
+    # r_n: the I-projection of a product onto agreement is the product of the copies on the
+    # diagonal (`consensus_of_copies`), the copy that holds the evidence among them.
+    log_q = tuple(
+        log_normalize(total.value(), axis=0) for total in totals(graph, messages, log_evidence)
+    )
+    tau = jax.tree.map(_minus, messages, _on_edges(graph, log_q))
+    changes = [
+        jnp.max(change(new, old), initial=0.0)
+        for new, old in zip(
+            jax.tree.leaves(messages), jax.tree.leaves(_messages(graph, state)), strict=True
+        )
+    ]
+    residual = jnp.max(jnp.stack(changes)) if changes else jnp.zeros_like(state.residual)
+    return HybridState(log_k, sigma, log_q, tau, residual)
+
+
+@eqx.filter_jit
+def _solve(
+    solver: DykstraHybrid,
+    graph: FactorGraph,
+    log_potentials: FactorTables,
+    log_evidence: VariableTables | None,
+    state: HybridState,
+    max_steps: int,
+    adjoint: AbstractAdjoint,
+    factor_beliefs: bool,
+) -> Solution:
+    tables = states_first(log_potentials, graph)
+
+    def step(inputs, state):
+        state = _step(*inputs[:2], state, inputs[2])
+        return state, solver.terminate(state) | ~jnp.isfinite(state.residual)
+
+    state, steps = adjoint.loop(step, (graph, tables, log_evidence), state, max_steps)
+    log_beliefs = tuple(table.T for table in state.log_q)
+    converged = (
+        jnp.bool_(True)
+        if solver.tolerance == 0.0
+        else solver.terminate(state) | jnp.bool_(not graph.signature.groups)
+    )
+    messages = _messages(graph, state)
+    at_variables = totals(graph, messages, log_evidence)
+    return Solution(
+        log_beliefs=log_beliefs,
+        log_partition=bethe_log_partition(graph, tables, messages, at_variables, "sum"),
+        factor_log_beliefs=_factor_log_beliefs(graph, tables, state) if factor_beliefs else None,
+        result=verdict(log_beliefs, converged),
+        residual=state.residual,
+        steps=steps,
+        converged=converged,
+        state=state,
+    )
+
+
+def _corrected(graph: FactorGraph, tables: FactorTables, state: HybridState) -> FactorTables:
+    """``∇f(q_n) + σ_n`` on every factor's copies, ``[*states, factors]``: ``f_k prod m_{i→k}``."""
+    at_edges = jax.tree.map(jnp.add, _on_edges(graph, state.log_q), state.sigma)
+    return tuple(joint(table, edges) for table, edges in zip(tables, at_edges, strict=True))
+
+
+def _factor_log_beliefs(
+    graph: FactorGraph, tables: FactorTables, state: HybridState
+) -> FactorTables:
+    """``∇f*(∇f(q_n) + σ_n)``: what the next iteration projects onto 𝒫."""
+    out = []
+    for table, group in zip(
+        _corrected(graph, tables, state), graph.signature.groups, strict=True
+    ):
+        if group.shape:
+            table = jax.vmap(log_normalize, in_axes=-1, out_axes=0)(table)
+        else:
+            # The only distribution on no variables.
+            table = jnp.zeros(group.count, table.dtype)
+        out.append(table)
+    return tuple(out)
+
+
+def _messages(graph: FactorGraph, state: HybridState) -> Messages:
+    """The messages ``m_{k→i}`` that ``σ_n`` holds; `-inf` on states that ``k_n`` excludes."""
+    return jax.tree.map(
+        lambda sigma, log_k: log_normalize(
+            jnp.where(jnp.isneginf(log_k), -jnp.inf, -sigma), axis=0
+        ),
+        state.sigma,
+        state.log_k,
+    )
+
+
+def _on_edges(graph: FactorGraph, log_q: tuple[Array, ...]) -> Messages:
+    """Copy every variable's table to its edges, ``[states, factors]``."""
+    return tuple(
+        tuple(log_q[cls][:, rows] for cls, rows in zip(group.classes, edges, strict=True))
+        for group, edges in zip(graph.signature.groups, graph.wiring.edges, strict=True)
+    )
+
+
+def _minus(log_a: Array, log_b: Array) -> Array:
+    """Subtract dual coordinates on the face where ``b`` lives; 0 off it."""
+    off = jnp.isneginf(log_b)
+    # Both branches stay finite where they are not taken, for the derivatives' sake.
+    difference = jnp.where(off, 0.0, log_a) - jnp.where(off, 0.0, log_b)
+    return difference
