@@ -40,18 +40,19 @@ class ConditionedModel:
         return out
 
 
-def condition(model: DiscreteModel, evidence: Mapping[int, int] | None = None) -> ConditionedModel:
+def condition(model: DiscreteModel, evidence: Mapping[Any, Any] | None = None) -> ConditionedModel:
     """Fix observed variables, then remove impossible states and variables with one state.
 
     Args:
         model: any discrete model.
-        evidence: state number of each observed variable number.
+        evidence: state of each observed variable, numbers or names.
 
     Returns:
         The reduced model with its map back.
 
     Raises:
         ContradictionError: no state of some variable is possible; the message names it.
+        ValueError: evidence on a variable or state that the model does not have.
 
     Example:
         >>> import klprojax
@@ -61,7 +62,7 @@ def condition(model: DiscreteModel, evidence: Mapping[int, int] | None = None) -
         ['asia', 'smoke', 'bronc', 'xray', 'dysp']
     """
     states = [np.ones(card, bool) for card in model.cardinalities]
-    for v, state in dict(evidence or {}).items():
+    for v, state in model.evidence(evidence or {}).items():
         states[v][:] = False
         states[v][state] = True
     _propagate(model, states)

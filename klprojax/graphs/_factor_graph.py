@@ -41,18 +41,19 @@ class Wiring(NamedTuple):
     """Integer arrays that say who meets whom.
 
     variables: per cardinality class, the graph's variable numbers ``[variables]``.
-    edges: per group and axis, the row within its class of the variable at that axis ``[factors]``.
+    edges: per cardinality class, the row within its class of the variable that each edge ends in
+        ``[edges]``. The edges of a class are numbered group by group, axis by axis, factor by
+        factor (see `FactorGraph.edge_blocks`).
     items: per group, which entry of the constructor's ``factors`` each row came from ``[factors]``.
     axes: per group, for each row, the position in the given scope of each stored axis
         ``[factors, arity]``.
     incoming: per class, which of the class's edges end in each variable, ``[degree, variables]``,
-        padded with the number of edges. The edges of a class are numbered group by group, axis by
-        axis, factor by factor. Left empty, ``[0, variables]``, where padding would cost more than
-        a scatter.
+        padded with the number of edges. Left empty, ``[0, variables]``, where padding would cost
+        more than a scatter.
     """
 
     variables: tuple[Any, ...]
-    edges: tuple[tuple[Any, ...], ...]
+    edges: tuple[Any, ...]
     items: tuple[Any, ...]
     axes: tuple[Any, ...]
     incoming: tuple[Any, ...]
@@ -142,8 +143,13 @@ class FactorGraph(eqx.Module):
                     [np.broadcast_to(a, (len(r), len(a))).astype(np.int32) for _, r, a in entries]
                 )
             )
-        incoming = tuple(_incoming(c, int(counts[c]), groups, edges) for c in range(len(classes)))
-        wiring = Wiring(variables, tuple(edges), tuple(items), tuple(stored_axes), incoming)
+        ends: list[list[np.ndarray]] = [[] for _ in classes]
+        for group, scope_rows in zip(groups, edges, strict=True):
+            for c, rows in zip(group.classes, scope_rows, strict=True):
+                ends[c].append(rows)
+        flat = tuple(np.concatenate([*end, np.zeros(0, np.int32)]).astype(np.int32) for end in ends)
+        incoming = tuple(_incoming(rows, int(n)) for rows, n in zip(flat, counts, strict=True))
+        wiring = Wiring(variables, flat, tuple(items), tuple(stored_axes), incoming)
         self.wiring = jax.tree.map(jnp.asarray, wiring)
         self.signature = GraphSignature(
             tuple(int(c) for c in classes),
@@ -178,17 +184,30 @@ class FactorGraph(eqx.Module):
         return tuple(int(c) for c in cards)
 
     @property
+    def edge_blocks(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """Per group and axis: class of the edges, and the first edge's number in it."""
+        at = [0] * len(self.signature.cardinalities)
+        blocks = []
+        for group in self.signature.groups:
+            mine = []
+            for c in group.classes:
+                mine.append((c, at[c]))
+                at[c] += group.count
+            blocks.append(tuple(mine))
+        return tuple(blocks)
+
+    @property
     def group_scopes(self) -> tuple[np.ndarray, ...]:
         """Variable numbers of each group's factors, ``[factors, arity]``, axes as stored."""
         host = self._host
         return tuple(
             np.stack(
-                [host.variables[c][rows] for c, rows in zip(group.classes, axes, strict=True)],
+                [host.variables[c][host.edges[c][at : at + group.count]] for c, at in blocks],
                 axis=1,
             )
-            if group.shape
+            if blocks
             else np.zeros((group.count, 0), np.int32)
-            for group, axes in zip(self.signature.groups, host.edges, strict=True)
+            for group, blocks in zip(self.signature.groups, self.edge_blocks, strict=True)
         )
 
     @property
@@ -389,16 +408,7 @@ def _scope_rows(item: int, factor: Any, cards: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _incoming(
-    cls: int, count: int, groups: list[GroupSignature], edges: list[tuple[np.ndarray, ...]]
-) -> np.ndarray:
-    ends = [
-        rows
-        for group, axes in zip(groups, edges, strict=True)
-        for c, rows in zip(group.classes, axes, strict=True)
-        if c == cls
-    ]
-    rows = np.concatenate([*ends, np.zeros(0, np.int32)]).astype(np.int64)
+def _incoming(rows: np.ndarray, count: int) -> np.ndarray:
     degree = np.bincount(rows, minlength=count)
     width = int(degree.max(initial=0))
     # A padded gather moves width * count numbers, a scatter about four times as long per edge.

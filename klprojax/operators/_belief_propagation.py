@@ -7,7 +7,6 @@ By Proposition 3.1 this is the Dykstra-type hybrid of KL projections, iterate by
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -15,21 +14,23 @@ from jaxtyping import Array, Bool, Float
 from .._adjoint import AbstractAdjoint
 from .._solution import Solution
 from .._types import FactorTables, VariableTables
-from ..geometry import log_normalize
 from ..graphs import FactorGraph
 from ._bethe import bethe_log_partition
 from ._messages import (
     Messages,
     Semiring,
     Total,
+    batched,
+    by_class,
+    by_group,
     cavities,
     change,
     damp,
-    joint,
+    factor_log_beliefs,
+    largest,
     log_beliefs,
     outgoing,
     split,
-    states_first,
     totals,
     uniform_messages,
 )
@@ -41,7 +42,7 @@ class BPState(eqx.Module):
     """What the next step needs: the factor-to-variable messages and the last residual.
 
     Attributes:
-        messages: per group and axis, log-messages ``[states, factors]``, gauge logsumexp = 0.
+        messages: per cardinality, log-messages ``[edges, states]``, gauge logsumexp = 0.
         residual: largest change of a message's probabilities in the last step.
     """
 
@@ -99,7 +100,7 @@ class BeliefPropagation(AbstractSolver):
         """One step of the schedule; ``batches`` defaults to ``schedule.batches(graph)``."""
         if batches is None:
             batches = self.schedule.batches(graph)
-        return self._step(graph, states_first(log_potentials, graph), state, log_evidence, batches)
+        return self._step(graph, batched(graph, log_potentials), state, log_evidence, batches)
 
     def terminate(self, state: BPState) -> Bool[Array, ""]:
         """Whether the last step met the tolerance."""
@@ -137,33 +138,36 @@ class BeliefPropagation(AbstractSolver):
         return self._sweep(graph, tables, state, log_evidence, batches)
 
     def _flood(self, graph, tables, state, log_evidence) -> BPState:
-        incoming = cavities(graph, state.messages, totals(graph, state.messages, log_evidence))
-        proposed = tuple(
-            outgoing(table, axes, self.semiring)
-            for table, axes in zip(tables, incoming, strict=True)
+        at_variables = totals(graph, state.messages, log_evidence)
+        incoming = by_group(graph, cavities(graph, state.messages, at_variables))
+        proposed = by_class(
+            graph,
+            tuple(
+                outgoing(table, axes, self.semiring)
+                for table, axes in zip(tables, incoming, strict=True)
+            ),
+            state.residual.dtype,
         )
-        proposed = jax.tree.map(
-            lambda new, old: damp(new, old, self.damping), proposed, state.messages
-        )
-        changes = jax.tree.map(change, proposed, state.messages)
-        residual = _largest(changes, state.residual.dtype)
+        messages, changes = [], []
+        for new, old in zip(proposed, state.messages, strict=True):
+            messages.append(damp(new, old, self.damping))
+            changes.append(change(messages[-1], old))
+        residual = largest(changes, state.residual.dtype)
         if isinstance(self.schedule, Residual):
             bar = self.schedule.threshold * lax.stop_gradient(residual)
-            proposed = jax.tree.map(
-                lambda new, old, by: jnp.where((by >= bar)[None], new, old),
-                proposed,
-                state.messages,
-                changes,
-            )
-        return BPState(proposed, residual)
+            messages = [
+                jnp.where((by >= bar)[:, None], new, old)
+                for new, old, by in zip(messages, state.messages, changes, strict=True)
+            ]
+        return BPState(tuple(messages), residual)
 
     def _sweep(self, graph, tables, state, log_evidence, batches) -> BPState:
         at_variables = totals(graph, state.messages, log_evidence)
 
         def one(carry, batch):
             messages, at, residual = carry
-            messages, at, largest = _update_batch(self, graph, tables, messages, at, batch)
-            return (messages, at, jnp.maximum(residual, largest)), None
+            messages, at, worst = _update_batch(self, graph, tables, messages, at, batch)
+            return (messages, at, jnp.maximum(residual, worst)), None
 
         start = (state.messages, at_variables, jnp.zeros_like(state.residual))
         (messages, _, residual), _ = lax.scan(one, start, batches)
@@ -179,44 +183,35 @@ def _update_batch(
     batch: tuple[Array, ...],
 ) -> tuple[Messages, tuple[Total, ...], Array]:
     """Recompute all messages out of the factors of one batch and add them to the totals."""
-    new_messages = []
-    after = list(at_variables)
+    messages_after, after = list(messages), list(at_variables)
     changes = []
-    groups = graph.signature.groups
-    for group, edges, table, axes, index in zip(
-        groups, graph.wiring.edges, tables, messages, batch, strict=True
+    for group, blocks, table, index in zip(
+        graph.signature.groups, graph.edge_blocks, tables, batch, strict=True
     ):
         # Padding has index group.count: reads are clamped, writes are dropped.
+        real = index < group.count
         read = jnp.minimum(index, group.count - 1)
-        some = table if table.shape[-1] == 1 else table[..., read]
-        rows = [jnp.asarray(edge)[read] for edge in edges]
-        old = [message[:, read] for message in axes]
+        some = table if table.shape[0] == 1 else table[read]
+        rows = [jnp.asarray(graph.wiring.edges[c])[start + read] for c, start in blocks]
+        old = [messages[c][start + read] for c, start in blocks]
         incoming = tuple(
-            at_variables[cls].columns(row).without(split(message))
-            for cls, row, message in zip(group.classes, rows, old, strict=True)
+            at_variables[c].rows(row).without(split(was))
+            for (c, _), row, was in zip(blocks, rows, old, strict=True)
         )
         proposed = outgoing(some, incoming, solver.semiring)
-        updated = []
-        for cls, row, was, new, message in zip(
-            group.classes, rows, old, proposed, axes, strict=True
-        ):
+        for (c, start), row, was, new in zip(blocks, rows, old, proposed, strict=True):
             new = damp(new, was, solver.damping)
-            changes.append(jnp.where(index < group.count, change(new, was), 0.0))
-            updated.append(message.at[:, index].set(new, mode="drop"))
-            count = graph.signature.counts[cls]
-            where = jnp.where(index < group.count, row, count)
+            changes.append(jnp.where(real, change(new, was), 0.0))
+            edge = jnp.where(real, start + index, messages[c].shape[0])
+            messages_after[c] = messages_after[c].at[edge].set(new, mode="drop")
+            where = jnp.where(real, row, graph.signature.counts[c])
             plus, minus = split(new), split(was)
-            after[cls] = Total(
-                after[cls].finite.at[:, where].add(plus.finite - minus.finite, mode="drop"),
-                after[cls].zeros.at[:, where].add(plus.zeros - minus.zeros, mode="drop"),
+            after[c] = Total(
+                after[c].finite.at[where].add(plus.finite - minus.finite, mode="drop"),
+                after[c].zeros.at[where].add(plus.zeros - minus.zeros, mode="drop"),
             )
-        new_messages.append(tuple(updated))
-    return tuple(new_messages), tuple(after), _largest(changes, at_variables[0].finite.dtype)
-
-
-def _largest(changes: Any, dtype: Any) -> Float[Array, ""]:
-    largest = [jnp.max(c, initial=0.0) for c in jax.tree.leaves(changes)]
-    return jnp.max(jnp.stack(largest)) if largest else jnp.zeros((), dtype)
+    dtype = at_variables[0].finite.dtype
+    return tuple(messages_after), tuple(after), largest(changes, dtype)
 
 
 @eqx.filter_jit
@@ -231,7 +226,7 @@ def _solve(
     adjoint: AbstractAdjoint,
     factor_beliefs: bool,
 ) -> Solution:
-    tables = states_first(log_potentials, graph)
+    tables = batched(graph, log_potentials)
 
     def step(inputs, state):
         graph, tables, log_evidence, batches = inputs
@@ -252,7 +247,7 @@ def _solve(
         log_partition=bethe_log_partition(
             graph, tables, state.messages, at_variables, solver.semiring
         ),
-        factor_log_beliefs=_factor_log_beliefs(graph, tables, state.messages, at_variables)
+        factor_log_beliefs=factor_log_beliefs(graph, tables, state.messages, at_variables)
         if factor_beliefs
         else None,
         result=verdict(beliefs, converged),
@@ -262,12 +257,3 @@ def _solve(
         state=state,
         exact=sweep,
     )
-
-
-def _factor_log_beliefs(graph, tables, messages, at_variables) -> FactorTables:
-    out = []
-    for table, incoming in zip(tables, cavities(graph, messages, at_variables), strict=True):
-        product = joint(table, incoming)
-        axes = tuple(range(product.ndim - 1))
-        out.append(jnp.moveaxis(log_normalize(product, axis=axes), -1, 0) if axes else product * 0)
-    return tuple(out)

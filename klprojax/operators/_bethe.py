@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._types import FactorTables, Scalar
 from ..graphs import FactorGraph
-from ._messages import Messages, Semiring, Total, cavities, joint, reduce
+from ._messages import Messages, Semiring, Total, by_group, cavities, joint, reduce
 
 
 def bethe_log_partition(
@@ -24,35 +24,25 @@ def bethe_log_partition(
     """Evaluate the Bethe log-partition (nats) at any messages; `-inf` if some belief is empty.
 
     Args:
-        tables: log-potentials, states first (see `states_first`).
+        tables: log-potentials with a factor axis (see `batched`).
         messages: factor-to-variable messages, any gauge.
         at_variables: their totals, evidence included.
     """
-    total = jnp.zeros((), tables[0].dtype if tables else at_variables[0].finite.dtype)
-    empty = jnp.bool_(False)
-    degrees = _degrees(graph)
-    for degree, at in zip(degrees, at_variables, strict=True):
-        mass = reduce(at.value(), 0, semiring)
-        gone = jnp.isneginf(mass)
-        empty = empty | jnp.any(gone)
-        weight = 1.0 - degree.astype(mass.dtype)
-        total = total + jnp.sum(weight * jnp.where(gone, 0.0, mass))
-    for table, incoming, group in zip(
-        tables, cavities(graph, messages, at_variables), graph.signature.groups, strict=True
-    ):
-        product = joint(table, incoming)
-        axes = tuple(range(product.ndim - 1))
-        mass = reduce(product, axes, semiring) if axes else product
-        gone = jnp.isneginf(mass)
-        empty = empty | jnp.any(gone)
-        mass = jnp.broadcast_to(jnp.where(gone, 0.0, mass), (group.count,))
-        total = total + jnp.sum(mass)
-    return jnp.where(empty, -jnp.inf, total)
-
-
-def _degrees(graph: FactorGraph):
-    degrees = [jnp.zeros(count, jnp.int32) for count in graph.signature.counts]
-    for group, edges in zip(graph.signature.groups, graph.wiring.edges, strict=True):
-        for cls, rows in zip(group.classes, edges, strict=True):
-            degrees[cls] = degrees[cls].at[rows].add(1)
-    return degrees
+    masses, weights = [], []
+    for rows, at in zip(graph.wiring.edges, at_variables, strict=True):
+        degree = jnp.zeros(at.finite.shape[0], jnp.int32).at[rows].add(1)
+        masses.append(reduce(at.value(), 1, semiring))
+        weights.append(1.0 - degree.astype(at.finite.dtype))
+    incoming = by_group(graph, cavities(graph, messages, at_variables))
+    for table, axes, group in zip(tables, incoming, graph.signature.groups, strict=True):
+        product = joint(table, axes)
+        states = tuple(range(1, product.ndim))
+        mass = reduce(product, states, semiring) if states else product
+        masses.append(jnp.broadcast_to(mass, (group.count,)))
+        weights.append(jnp.ones_like(masses[-1]))
+    if not masses:
+        return jnp.zeros(())
+    mass, weight = jnp.concatenate(masses), jnp.concatenate(weights)
+    gone = jnp.isneginf(mass)
+    total = jnp.sum(weight * jnp.where(gone, 0.0, mass))
+    return jnp.where(jnp.any(gone), -jnp.inf, total)

@@ -35,7 +35,16 @@ from ..geometry import (
 )
 from ..graphs import FactorGraph
 from ._bethe import bethe_log_partition
-from ._messages import Messages, change, joint, states_first, totals, uniform_messages
+from ._messages import (
+    Messages,
+    batched,
+    by_class,
+    by_group,
+    change,
+    joint,
+    totals,
+    uniform_messages,
+)
 from ._solver import AbstractSolver, verdict
 
 
@@ -100,22 +109,23 @@ class HybridState(eqx.Module):
 
     On the copies of factor k the paper's ``σ_n`` is ``log f_k`` plus the edges' ``sigma``: the part
     ``log f_k`` never changes and is not stored. Constants, which normalisation removes, are fixed
-    by ``sigma = -log m_{k→i}`` and ``tau = log m_{k→i} - log b_i``, both messages and beliefs
-    normalised. An excluded state has correction 0.
+    by ``sigma = -log m_{k→i}`` and ``tau = log m_{k→i} - log b_i``, messages and beliefs
+    normalised (so that a zero correction is stored as ``log states``). An excluded state has
+    correction 0.
 
     Attributes:
-        log_k: ``k_n``, the factors' marginals ``m_{i→k} m_{k→i}``, per group and axis
-            ``[states, factors]``.
+        log_k: ``k_n``, the factors' marginals ``m_{i→k} m_{k→i}``, per cardinality
+            ``[edges, states]``.
         sigma: edge part of ``σ_n``, laid out like ``log_k``.
         log_q: ``q_n``, the beliefs ``b_i``, one table for all copies of a variable, per
-            cardinality ``[states, variables]``. ``r_n`` holds the same numbers on the diagonal.
+            cardinality ``[variables, states]``. ``r_n`` holds the same numbers on the diagonal.
         tau: ``τ_n = -log m_{i→k}`` up to a constant, laid out like ``log_k``.
-        residual: largest change of the probabilities of a message in the last step.
+        residual: largest change of the probabilities of a message or a belief in the last step.
     """
 
     log_k: Messages
     sigma: Messages
-    log_q: tuple[Float[Array, "states variables"], ...]
+    log_q: VariableTables
     tau: Messages
     residual: Float[Array, ""]
 
@@ -124,16 +134,17 @@ class DykstraHybrid(AbstractSolver):
     """Iterate the Dykstra-type hybrid of KL projections in factored form.
 
     The iterates are those of `BeliefPropagation` with the `Flooding` schedule (Proposition 3.1);
-    this solver is the projection reading of it, for study and comparison, and costs about twice
-    as much. With ``log_evidence`` every variable has one more copy, whose factor is the evidence:
-    iterates are those of belief propagation on the graph with these unary factors, so the factors
-    hear of the evidence from the second iteration on.
+    this solver is the projection reading of it, for study and comparison. Every variable has one
+    more copy, whose factor is its evidence. `init` with evidence starts after that copy's first
+    message, as belief propagation does; without, the first iteration has to bring it.
 
     Args:
-        tolerance: stop when no message's probabilities change by this much in a step. With 0 the
-            loop runs all ``max_steps`` and that counts as success.
+        tolerance: stop when the probabilities of no message and no belief change by this much in
+            a step. With 0 the loop runs all ``max_steps`` and that counts as success.
 
-    `init`, `step` and `terminate` drive the loop by hand.
+    `init`, `step` and `terminate` drive the loop by hand. A state that an iterate excludes stays
+    excluded, so a warm start (``infer(..., init=)``) may add zeros to potentials and evidence but
+    not take them back; `BeliefPropagation` can.
 
     Raises:
         ValueError: negative tolerance.
@@ -147,18 +158,30 @@ class DykstraHybrid(AbstractSolver):
         if not self.tolerance >= 0.0:
             raise ValueError(f"tolerance is {self.tolerance}; it must be at least 0.")
 
-    def init(self, graph: FactorGraph, log_potentials: FactorTables) -> HybridState:
-        """``q_{-1} ∝ prod_k f_k`` with zero corrections: uniform on the edges, ``f_k`` beside."""
-        dtype = log_potentials[0].dtype if log_potentials else jnp.zeros(0).dtype
+    def init(
+        self,
+        graph: FactorGraph,
+        log_potentials: FactorTables,
+        log_evidence: VariableTables | None = None,
+    ) -> HybridState:
+        """``q_{-1} ∝ prod_k f_k`` with ``σ_{-1} = τ_{-1} = 0``: uniform edges, ``f_k`` beside.
+
+        With evidence, every edge starts at ``q ∝ exp(log_evidence)`` and ``τ = -log q`` instead.
+        """
+        arrays = (*log_potentials, *(log_evidence or ()))
+        dtype = arrays[0].dtype if arrays else jnp.zeros(0).dtype
         uniform = uniform_messages(graph, dtype)
-        zero = jax.tree.map(jnp.zeros_like, uniform)
-        log_q = tuple(
-            jnp.full((card, count), -jnp.log(card), dtype)
-            for card, count in zip(
-                graph.signature.cardinalities, graph.signature.counts, strict=True
+        if log_evidence is None:
+            log_evidence = tuple(
+                jnp.zeros((count, card), dtype)
+                for card, count in zip(
+                    graph.signature.cardinalities, graph.signature.counts, strict=True
+                )
             )
-        )
-        return HybridState(uniform, zero, log_q, zero, jnp.full((), jnp.inf, dtype))
+        log_q = tuple(log_normalize(table, axis=1) for table in log_evidence)
+        sigma = jax.tree.map(jnp.negative, uniform)
+        tau = jax.tree.map(_minus, uniform, _on_edges(graph, log_q))
+        return HybridState(uniform, sigma, log_q, tau, jnp.full((), jnp.inf, dtype))
 
     def step(
         self,
@@ -168,7 +191,7 @@ class DykstraHybrid(AbstractSolver):
         log_evidence: VariableTables | None = None,
     ) -> HybridState:
         """One iteration: both projections and both corrections."""
-        return _step(graph, states_first(log_potentials, graph), state, log_evidence)
+        return _step(graph, batched(graph, log_potentials), state, log_evidence)
 
     def terminate(self, state: HybridState) -> Bool[Array, ""]:
         """Whether the last step met the tolerance."""
@@ -186,7 +209,7 @@ class DykstraHybrid(AbstractSolver):
         factor_beliefs: bool,
     ) -> Solution:
         """See `infer`."""
-        state = self.init(graph, log_potentials) if init is None else init
+        state = self.init(graph, log_potentials, log_evidence) if init is None else init
         return _solve(
             self, graph, log_potentials, log_evidence, state, max_steps, adjoint, factor_beliefs
         )
@@ -198,27 +221,35 @@ def _step(
     state: HybridState,
     log_evidence: VariableTables | None,
 ) -> HybridState:
-    """One iteration; ``tables`` states first."""
+    """One iteration; ``tables`` with a factor axis."""
     # k_n: the joint of all copies factorises over the factors, and so does its projection onto 𝒫.
-    log_k = tuple(
-        jax.vmap(ProductFamily().marginals, in_axes=-1, out_axes=-1)(table) if edges else ()
-        for table, edges in zip(_corrected(graph, tables, state), state.sigma, strict=True)
+    log_k = by_class(
+        graph,
+        tuple(
+            jax.vmap(ProductFamily().marginals)(table) if group.shape else ()
+            for table, group in zip(
+                _corrected(graph, tables, state), graph.signature.groups, strict=True
+            )
+        ),
+        state.residual.dtype,
     )
     # The argument of the I-projection: on every edge the message m_{k→i}.
-    messages = jax.tree.map(lambda k, tau: log_normalize(k + tau, axis=0), log_k, state.tau)
+    messages = jax.tree.map(lambda k, tau: log_normalize(k + tau, axis=1), log_k, state.tau)
     # Printed: σ_n = log q_{n-1} + σ_{n-1} - log k_n. On an edge log q + σ + τ is constant from the
     # start on, so this is -(log k_n + τ_{n-1}). Written so, rounding does not pile up in σ.
     sigma = jax.tree.map(lambda m: _minus(jnp.zeros_like(m), m), messages)
     # r_n: the I-projection of a product onto agreement is the product of the copies on the
     # diagonal (`consensus_of_copies`), the copy that holds the evidence among them.
     log_q = tuple(
-        log_normalize(total.value(), axis=0) for total in totals(graph, messages, log_evidence)
+        log_normalize(total.value(), axis=1) for total in totals(graph, messages, log_evidence)
     )
     tau = jax.tree.map(_minus, messages, _on_edges(graph, log_q))
     changes = [
         jnp.max(change(new, old), initial=0.0)
         for new, old in zip(
-            jax.tree.leaves(messages), jax.tree.leaves(_messages(graph, state)), strict=True
+            jax.tree.leaves((messages, log_q)),
+            jax.tree.leaves((_messages(state), state.log_q)),
+            strict=True,
         )
     ]
     residual = jnp.max(jnp.stack(changes)) if changes else jnp.zeros_like(state.residual)
@@ -236,20 +267,16 @@ def _solve(
     adjoint: AbstractAdjoint,
     factor_beliefs: bool,
 ) -> Solution:
-    tables = states_first(log_potentials, graph)
+    tables = batched(graph, log_potentials)
 
     def step(inputs, state):
         state = _step(*inputs[:2], state, inputs[2])
         return state, solver.terminate(state) | ~jnp.isfinite(state.residual)
 
     state, steps = adjoint.loop(step, (graph, tables, log_evidence), state, max_steps)
-    log_beliefs = tuple(table.T for table in state.log_q)
-    converged = (
-        jnp.bool_(True)
-        if solver.tolerance == 0.0
-        else solver.terminate(state) | jnp.bool_(not graph.signature.groups)
-    )
-    messages = _messages(graph, state)
+    log_beliefs = state.log_q
+    converged = jnp.bool_(True) if solver.tolerance == 0.0 else solver.terminate(state)
+    messages = _messages(state)
     at_variables = totals(graph, messages, log_evidence)
     return Solution(
         log_beliefs=log_beliefs,
@@ -264,9 +291,14 @@ def _solve(
 
 
 def _corrected(graph: FactorGraph, tables: FactorTables, state: HybridState) -> FactorTables:
-    """``∇f(q_n) + σ_n`` on every factor's copies, ``[*states, factors]``: ``f_k prod m_{i→k}``."""
+    """``∇f(q_n) + σ_n`` on every factor's copies, ``[factors, *states]``: ``f_k prod m_{i→k}``."""
     at_edges = jax.tree.map(jnp.add, _on_edges(graph, state.log_q), state.sigma)
-    return tuple(joint(table, edges) for table, edges in zip(tables, at_edges, strict=True))
+    return tuple(
+        jnp.broadcast_to(joint(table, edges), (group.count, *group.shape))
+        for table, edges, group in zip(
+            tables, by_group(graph, at_edges), graph.signature.groups, strict=True
+        )
+    )
 
 
 def _factor_log_beliefs(
@@ -274,11 +306,9 @@ def _factor_log_beliefs(
 ) -> FactorTables:
     """``∇f*(∇f(q_n) + σ_n)``: what the next iteration projects onto 𝒫."""
     out = []
-    for table, group in zip(
-        _corrected(graph, tables, state), graph.signature.groups, strict=True
-    ):
+    for table, group in zip(_corrected(graph, tables, state), graph.signature.groups, strict=True):
         if group.shape:
-            table = jax.vmap(log_normalize, in_axes=-1, out_axes=0)(table)
+            table = jax.vmap(log_normalize)(table)
         else:
             # The only distribution on no variables.
             table = jnp.zeros(group.count, table.dtype)
@@ -286,28 +316,24 @@ def _factor_log_beliefs(
     return tuple(out)
 
 
-def _messages(graph: FactorGraph, state: HybridState) -> Messages:
+def _messages(state: HybridState) -> Messages:
     """The messages ``m_{k→i}`` that ``σ_n`` holds; `-inf` on states that ``k_n`` excludes."""
     return jax.tree.map(
         lambda sigma, log_k: log_normalize(
-            jnp.where(jnp.isneginf(log_k), -jnp.inf, -sigma), axis=0
+            jnp.where(jnp.isneginf(log_k), -jnp.inf, -sigma), axis=1
         ),
         state.sigma,
         state.log_k,
     )
 
 
-def _on_edges(graph: FactorGraph, log_q: tuple[Array, ...]) -> Messages:
-    """Copy every variable's table to its edges, ``[states, factors]``."""
-    return tuple(
-        tuple(log_q[cls][:, rows] for cls, rows in zip(group.classes, edges, strict=True))
-        for group, edges in zip(graph.signature.groups, graph.wiring.edges, strict=True)
-    )
+def _on_edges(graph: FactorGraph, log_q: VariableTables) -> Messages:
+    """Copy every variable's table to its edges."""
+    return tuple(table[rows] for table, rows in zip(log_q, graph.wiring.edges, strict=True))
 
 
 def _minus(log_a: Array, log_b: Array) -> Array:
     """Subtract dual coordinates on the face where ``b`` lives; 0 off it."""
     off = jnp.isneginf(log_b)
     # Both branches stay finite where they are not taken, for the derivatives' sake.
-    difference = jnp.where(off, 0.0, log_a) - jnp.where(off, 0.0, log_b)
-    return difference
+    return jnp.where(off, 0.0, log_a) - jnp.where(off, 0.0, log_b)

@@ -1,10 +1,9 @@
 """The two updates of normalised belief propagation (section 2), on log-tables, `-inf` safe.
 
-Layout: states first, factors or variables last, so that the inner axis is the long one. The
-messages of group ``g`` at axis ``a`` are one array ``[states, factors]``; tables are
-``[*states, factors]``, or ``[*states, 1]`` when shared, and broadcast.
-Messages from factors to variables are the only state; messages from variables to factors are
-totals minus the message that came along the edge.
+All messages to variables of one cardinality are one array ``[edges, states]``, edges numbered
+group by group, axis by axis, factor by factor (see `FactorGraph.edge_blocks`). Messages from
+factors to variables are the only state; messages from variables to factors are totals minus the
+message that came along the edge.
 """
 
 from typing import Literal, NamedTuple, TypeAlias
@@ -17,29 +16,32 @@ from ..geometry import log_normalize, safe_logsumexp
 from ..graphs import FactorGraph
 
 Semiring: TypeAlias = Literal["sum", "max"]
-Messages: TypeAlias = tuple[tuple[Float[Array, "states factors"], ...], ...]
+# One array per cardinality.
+Messages: TypeAlias = tuple[Float[Array, "edges states"], ...]
+# The same, seen from the factors: per group and axis.
+GroupMessages: TypeAlias = tuple[tuple[Float[Array, "factors states"], ...], ...]
 
 
 class Total(NamedTuple):
-    """Sum of log-tables per variable, kept as finite part and number of `-inf` entries.
+    """Sum of log-tables, kept as finite part and number of `-inf` entries.
 
     One term can be taken out again exactly, which ``-inf - -inf`` would not allow.
     """
 
-    finite: Float[Array, "states variables"]
-    zeros: Float[Array, "states variables"]
+    finite: Float[Array, "variables states"]
+    zeros: Float[Array, "variables states"]
 
-    def value(self) -> Float[Array, "states variables"]:
+    def value(self) -> Float[Array, "variables states"]:
         """The sum itself."""
         return jnp.where(self.zeros > 0, -jnp.inf, self.finite)
 
-    def without(self, term: "Total") -> Float[Array, "states variables"]:
+    def without(self, term: "Total") -> Float[Array, "variables states"]:
         """The sum with one of its terms left out."""
         return jnp.where(self.zeros - term.zeros > 0, -jnp.inf, self.finite - term.finite)
 
-    def columns(self, index: Array) -> "Total":
+    def rows(self, index: Array) -> "Total":
         """The totals of some variables."""
-        return Total(self.finite[:, index], self.zeros[:, index])
+        return Total(self.finite[index], self.zeros[index])
 
 
 def split(log_table: Float[Array, "..."]) -> Total:
@@ -48,10 +50,10 @@ def split(log_table: Float[Array, "..."]) -> Total:
     return Total(jnp.where(zero, 0.0, log_table), zero.astype(log_table.dtype))
 
 
-def states_first(log_potentials: FactorTables, graph: FactorGraph) -> FactorTables:
-    """Move the factor axis last: ``[factors, *states]`` to ``[*states, factors]``, shared to 1."""
+def batched(graph: FactorGraph, log_potentials: FactorTables) -> FactorTables:
+    """Give every table a factor axis: ``[factors, *states]``, or ``[1, *states]`` when shared."""
     return tuple(
-        table[..., None] if table.ndim == len(group.shape) else jnp.moveaxis(table, 0, -1)
+        table[None] if table.ndim == len(group.shape) else table
         for table, group in zip(log_potentials, graph.signature.groups, strict=True)
     )
 
@@ -59,8 +61,28 @@ def states_first(log_potentials: FactorTables, graph: FactorGraph) -> FactorTabl
 def uniform_messages(graph: FactorGraph, dtype) -> Messages:
     """Messages that say nothing: uniform, in the gauge logsumexp = 0."""
     return tuple(
-        tuple(jnp.full((s, group.count), -jnp.log(s), dtype) for s in group.shape)
-        for group in graph.signature.groups
+        jnp.full((rows.shape[0], card), -jnp.log(card), dtype)
+        for rows, card in zip(graph.wiring.edges, graph.signature.cardinalities, strict=True)
+    )
+
+
+def by_group(graph: FactorGraph, messages: Messages) -> GroupMessages:
+    """View messages from the factors: per group and axis ``[factors, states]``."""
+    return tuple(
+        tuple(messages[c][start : start + group.count] for c, start in blocks)
+        for group, blocks in zip(graph.signature.groups, graph.edge_blocks, strict=True)
+    )
+
+
+def by_class(graph: FactorGraph, messages: GroupMessages, dtype) -> Messages:
+    """Undo `by_group`."""
+    parts: list[list[Array]] = [[] for _ in graph.signature.cardinalities]
+    for axes, blocks in zip(messages, graph.edge_blocks, strict=True):
+        for message, (c, _) in zip(axes, blocks, strict=True):
+            parts[c].append(message)
+    return tuple(
+        jnp.concatenate(part) if part else jnp.zeros((0, card), dtype)
+        for part, card in zip(parts, graph.signature.cardinalities, strict=True)
     )
 
 
@@ -68,29 +90,26 @@ def totals(
     graph: FactorGraph, messages: Messages, log_evidence: VariableTables | None
 ) -> tuple[Total, ...]:
     """Sum all incoming messages and the evidence at every variable, one `Total` per class."""
-    signature = graph.signature
     out = []
-    for c, (card, count) in enumerate(zip(signature.cardinalities, signature.counts, strict=True)):
-        ends = [
-            (message, rows)
-            for group, axes, edges in zip(
-                signature.groups, messages, graph.wiring.edges, strict=True
-            )
-            for cls, message, rows in zip(group.classes, axes, edges, strict=True)
-            if cls == c
-        ]
-        dtype = _dtype(messages, log_evidence)
-        term = split(jnp.concatenate([*(m for m, _ in ends), jnp.zeros((card, 0), dtype)], axis=1))
-        stacked = jnp.concatenate(term, axis=0)
-        if signature.degrees[c] > 0:
-            padded = jnp.concatenate([stacked, jnp.zeros((2 * card, 1), dtype)], axis=1)
-            summed = jnp.sum(padded[:, graph.wiring.incoming[c]], axis=1)
+    for c, (message, rows, incoming, count) in enumerate(
+        zip(
+            messages,
+            graph.wiring.edges,
+            graph.wiring.incoming,
+            graph.signature.counts,
+            strict=True,
+        )
+    ):
+        card = message.shape[1]
+        term = jnp.concatenate(split(message), axis=1)
+        if graph.signature.degrees[c] > 0:
+            padded = jnp.concatenate([term, jnp.zeros((1, 2 * card), term.dtype)])
+            summed = jnp.sum(padded[incoming], axis=0)
         else:
-            rows = jnp.concatenate([*(r for _, r in ends), jnp.zeros(0, jnp.int32)])
-            summed = jnp.zeros((2 * card, count), dtype).at[:, rows].add(stacked)
-        total = Total(summed[:card], summed[card:])
+            summed = jnp.zeros((count, 2 * card), term.dtype).at[rows].add(term)
+        total = Total(summed[:, :card], summed[:, card:])
         if log_evidence is not None:
-            own = split(log_evidence[c].T)
+            own = split(log_evidence[c])
             total = Total(total.finite + own.finite, total.zeros + own.zeros)
         out.append(total)
     return tuple(out)
@@ -99,46 +118,40 @@ def totals(
 def cavities(graph: FactorGraph, messages: Messages, at_variables: tuple[Total, ...]) -> Messages:
     """Variable-to-factor messages ``m_{i->g}``, unnormalised: all but the edge's own message."""
     return tuple(
-        tuple(
-            at_variables[cls].columns(rows).without(split(message))
-            for cls, rows, message in zip(group.classes, edges, axes, strict=True)
-        )
-        for group, edges, axes in zip(
-            graph.signature.groups, graph.wiring.edges, messages, strict=True
-        )
+        total.rows(rows).without(split(message))
+        for total, rows, message in zip(at_variables, graph.wiring.edges, messages, strict=True)
     )
 
 
 def joint(
-    table: Float[Array, "*states_and_factors"],
-    incoming: tuple[Float[Array, "states factors"], ...],
+    table: Float[Array, "*factors_and_states"],
+    incoming: tuple[Float[Array, "factors states"], ...],
     skip: int | None = None,
-) -> Float[Array, "*states_and_factors"]:
+) -> Float[Array, "*factors_and_states"]:
     """Factor table times the incoming messages (all, or all but one axis)."""
     arity = table.ndim - 1
     for b, message in enumerate(incoming):
         if b != skip:
-            shape = [1] * arity + [message.shape[1]]
-            shape[b] = message.shape[0]
+            shape = [message.shape[0]] + [1] * arity
+            shape[b + 1] = message.shape[1]
             table = table + message.reshape(shape)
     return table
 
 
 def outgoing(
-    table: Float[Array, "*states_and_factors"],
-    incoming: tuple[Float[Array, "states factors"], ...],
+    table: Float[Array, "*factors_and_states"],
+    incoming: tuple[Float[Array, "factors states"], ...],
     semiring: Semiring,
-) -> tuple[Float[Array, "states factors"], ...]:
+) -> tuple[Float[Array, "factors states"], ...]:
     """Factor-to-variable messages ``m_{g->i}`` for every axis, gauge logsumexp = 0."""
     arity = table.ndim - 1
     messages = []
     for a in range(arity):
-        others = tuple(b for b in range(arity) if b != a)
+        others = tuple(b + 1 for b in range(arity) if b != a)
         product = joint(table, incoming, skip=a)
         message = reduce(product, others, semiring) if others else product
-        count = incoming[a].shape[1]
-        message = jnp.broadcast_to(message, (message.shape[0], count))
-        messages.append(log_normalize(message, axis=0))
+        message = jnp.broadcast_to(message, incoming[a].shape)
+        messages.append(log_normalize(message, axis=1))
     return tuple(messages)
 
 
@@ -153,23 +166,37 @@ def damp(new: Array, old: Array, damping: float) -> Array:
     """Geometric damping ``new^(1-d) old^d``, renormalised; zeros of either stay zeros."""
     if damping == 0.0:
         return new
-    return log_normalize((1.0 - damping) * new + damping * old, axis=0)
+    return log_normalize((1.0 - damping) * new + damping * old, axis=1)
 
 
-def change(new: Array, old: Array) -> Float[Array, " factors"]:
+def change(new: Array, old: Array) -> Float[Array, " edges"]:
     """Largest change of each message's probabilities (linear space, so `-inf` is harmless)."""
-    return jnp.max(jnp.abs(jnp.exp(new) - jnp.exp(old)), axis=0, initial=0.0)
+    return jnp.max(jnp.abs(jnp.exp(new) - jnp.exp(old)), axis=1, initial=0.0)
+
+
+def largest(changes: list[Array], dtype) -> Float[Array, ""]:
+    """Largest of all changes; 0 without any."""
+    tops = [jnp.max(c, initial=0.0) for c in changes]
+    return jnp.max(jnp.stack(tops)) if tops else jnp.zeros((), dtype)
 
 
 def log_beliefs(at_variables: tuple[Total, ...]) -> VariableTables:
     """Normalised log-beliefs ``[variables, states]`` from the totals."""
-    return tuple(log_normalize(total.value(), axis=0).T for total in at_variables)
+    return tuple(log_normalize(total.value(), axis=1) for total in at_variables)
 
 
-def _dtype(messages: Messages, log_evidence: VariableTables | None):
-    for axes in messages:
-        for message in axes:
-            return message.dtype
-    if log_evidence:
-        return log_evidence[0].dtype
-    return jnp.zeros(0).dtype
+def factor_log_beliefs(
+    graph: FactorGraph,
+    tables: FactorTables,
+    messages: Messages,
+    at_variables: tuple[Total, ...],
+) -> FactorTables:
+    """Normalised log-beliefs of every factor's scope, ``[factors, *states]``."""
+    out = []
+    incoming = by_group(graph, cavities(graph, messages, at_variables))
+    for table, axes, group in zip(tables, incoming, graph.signature.groups, strict=True):
+        product = jnp.broadcast_to(joint(table, axes), (group.count, *group.shape))
+        states = tuple(range(1, product.ndim))
+        # On no variables there is one distribution only.
+        out.append(log_normalize(product, axis=states) if states else jnp.zeros_like(product))
+    return tuple(out)

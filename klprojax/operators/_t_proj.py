@@ -69,9 +69,7 @@ def t_proj(
         [[0.25, 0.75], [0.375, 0.625]]
     """
     if method not in ("auto", "dense", "elimination", "tree"):
-        raise ValueError(
-            f"method is {method!r}; use 'auto', 'dense', 'elimination' or 'tree'."
-        )
+        raise ValueError(f"method is {method!r}; use 'auto', 'dense', 'elimination' or 'tree'.")
     if method == "dense":
         return _dense(graph, log_potentials, log_evidence)
     tree = method == "tree" or (method == "auto" and is_forest(graph))
@@ -119,7 +117,6 @@ def _dense(
     lift = ReplicatedLift(graph, evidence=log_evidence is not None)
     joint = lift.log_table(log_potentials, log_evidence)
     agreed = i_projection(lift.consensus, joint, throw=False)
+    value = RESULTS.contradiction.error_if(agreed.value, jnp.logical_not(agreed.converged))
     # The right projection in factored form; its product over all copies is not built.
-    beliefs = lift.read_variables(ProductFamily().marginals(agreed.value))
-    empty = jnp.logical_not(agreed.converged)
-    return RESULTS.contradiction.error_if(beliefs, empty)
+    return lift.read_variables(ProductFamily().marginals(value))
