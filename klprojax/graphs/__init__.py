@@ -25,4 +25,7 @@ from ._files import write_uai as write_uai
 from ._files import write_uai_evidence as write_uai_evidence
 from ._files import write_uai_mar as write_uai_mar
 from ._files import write_uai_pr as write_uai_pr
+from ._message_rule import AbstractMessageRule as AbstractMessageRule
+from ._message_rule import Structured as Structured
+from ._message_rule import dense_table as dense_table
 from ._model import DiscreteModel as DiscreteModel

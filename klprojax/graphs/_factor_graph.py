@@ -18,14 +18,25 @@ from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from .._types import FactorTables, VariableTables
+from ._message_rule import AbstractMessageRule, Structured
 
 
 class GroupSignature(NamedTuple):
-    """Shape of one factor group: table shape, number of factors, cardinality class of each axis."""
+    """Shape of one factor group.
+
+    shape: cardinality of each axis. count: number of factors. classes: cardinality class of each
+    axis. rule: how messages are computed, None for a plain table.
+    """
 
     shape: tuple[int, ...]
     count: int
     classes: tuple[int, ...]
+    rule: AbstractMessageRule | None = None
+
+    @property
+    def table_shape(self) -> tuple[int, ...]:
+        """Shape of one factor's log-potentials: its table, or its rule's parameters."""
+        return self.shape if self.rule is None else self.rule.parameter_shape(self.shape)
 
 
 class GraphSignature(NamedTuple):
@@ -67,8 +78,9 @@ class FactorGraph(eqx.Module):
         factors: the factors. An entry is either one scope, a sequence of variable numbers, or a
             *family*, an integer array ``[factors, arity]`` whose rows are scopes of equal shape.
             Single scopes are grouped by shape (axes sorted by cardinality); a family stays a group
-            of its own, in the given order, and may share one table. Any arity including 0, several
-            factors on one scope, and variables in no factor are all allowed.
+            of its own, in the given order, and may share one table. `Structured` is a family with a
+            message rule in place of tables. Any arity including 0, several factors on one scope,
+            and variables in no factor are all allowed.
 
     The number tables live outside, in two kinds of pytree (see `pack`, `pack_variables`):
     ``log_potentials`` with one array per group and ``log_evidence`` or beliefs with one array per
@@ -96,7 +108,7 @@ class FactorGraph(eqx.Module):
     def __init__(
         self,
         cardinalities: Sequence[int] | Int[np.ndarray, " variables"],
-        factors: Sequence[Sequence[int] | Int[np.ndarray, "factors arity"]],
+        factors: Sequence[Sequence[int] | Int[np.ndarray, "factors arity"] | Structured],
     ):
         cards = np.asarray(cardinalities, dtype=np.int64).reshape(-1)
         if cards.size and cards.min() < 1:
@@ -116,9 +128,14 @@ class FactorGraph(eqx.Module):
         )
 
         members: dict[Any, list[tuple[int, np.ndarray, np.ndarray]]] = {}
+        rules: dict[Any, AbstractMessageRule] = {}
         for item, factor in enumerate(factors):
-            rows = _scope_rows(item, factor, cards)
             is_family = isinstance(factor, np.ndarray) and factor.ndim == 2
+            if isinstance(factor, Structured):
+                is_family = True
+                rules["family", item] = factor.rule
+                factor = np.asarray(factor.scopes)
+            rows = _scope_rows(item, factor, cards)
             if is_family:
                 axes = np.arange(rows.shape[1])
                 key: Any = ("family", item)
@@ -128,14 +145,18 @@ class FactorGraph(eqx.Module):
             members.setdefault(key, []).append((item, rows[:, axes], axes))
 
         groups, edges, items, stored_axes = [], [], [], []
-        for entries in members.values():
+        for key, entries in members.items():
             scope = np.concatenate([rows for _, rows, _ in entries])
             shape = tuple(int(c) for c in cards[scope[0]])
             groups.append(
                 GroupSignature(
-                    shape, len(scope), tuple(int(c) for c in np.searchsorted(classes, shape))
+                    shape,
+                    len(scope),
+                    tuple(int(c) for c in np.searchsorted(classes, shape)),
+                    rules.get(key),
                 )
             )
+            groups[-1].table_shape  # noqa: B018  (a rule that does not suit raises here)
             edges.append(tuple(row_of[scope[:, a]] for a in range(scope.shape[1])))
             items.append(np.concatenate([np.full(len(r), i, np.int32) for i, r, _ in entries]))
             stored_axes.append(
@@ -278,7 +299,7 @@ class FactorGraph(eqx.Module):
             if items[0] == items[-1] and group.count > 1:
                 out[int(items[0])] = rows
                 continue
-            shared = rows.ndim == len(group.shape)
+            shared = rows.ndim == len(group.table_shape)
             for row, item in enumerate(items):
                 out[int(item)] = (rows if shared else rows[row]).transpose(np.argsort(axes[row]))
         return [out[item] for item in sorted(out)]
@@ -362,10 +383,11 @@ class FactorGraph(eqx.Module):
                 f"{len(self.signature.groups)} factor groups (see FactorGraph.pack)."
             )
         for g, (group, table) in enumerate(zip(self.signature.groups, log_potentials, strict=True)):
-            if table.shape not in (group.shape, (group.count, *group.shape)):
+            shape = group.table_shape
+            if table.shape not in (shape, (group.count, *shape)):
                 raise ValueError(
                     f"log_potentials[{g}] has shape {table.shape}; expected "
-                    f"{(group.count, *group.shape)}, or {group.shape} when shared."
+                    f"{(group.count, *shape)}, or {shape} when shared."
                 )
         if log_evidence is not None:
             wanted = tuple(zip(self.signature.counts, self.signature.cardinalities, strict=True))
@@ -428,14 +450,16 @@ def _pack_group(
     if items[0] == items[-1]:  # one entry of `factors`: a scope or a family
         item = int(items[0])
         table = log_tables[item]
-        allowed = {(group.count, *group.shape)}
-        given = tuple(group.shape[a] for a in np.argsort(axes[0]))
-        allowed.add(given)
+        if group.rule is None:
+            given = tuple(group.shape[a] for a in np.argsort(axes[0]))
+        else:
+            given = group.table_shape
+        allowed = {(group.count, *group.table_shape), given}
         if np.shape(table) not in allowed:
             raise ValueError(_shape_message(item, np.shape(table), sorted(allowed, key=len)))
         table = jnp.asarray(table, dtype)
-        if table.ndim == arity and group.count == 1:
-            return table.transpose(axes[0])[None]
+        if table.ndim == len(given) and group.count == 1:
+            return (table.transpose(axes[0]) if group.rule is None else table)[None]
         return table
     rows = []
     for row, item in enumerate(items):

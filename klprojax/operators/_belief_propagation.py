@@ -143,8 +143,8 @@ class BeliefPropagation(AbstractSolver):
         proposed = by_class(
             graph,
             tuple(
-                outgoing(table, axes, self.semiring)
-                for table, axes in zip(tables, incoming, strict=True)
+                outgoing(group, table, axes, self.semiring)
+                for group, table, axes in zip(graph.signature.groups, tables, incoming, strict=True)
             ),
             state.residual.dtype,
         )
@@ -198,7 +198,7 @@ def _update_batch(
             at_variables[c].rows(row).without(split(was))
             for (c, _), row, was in zip(blocks, rows, old, strict=True)
         )
-        proposed = outgoing(some, incoming, solver.semiring)
+        proposed = outgoing(group, some, incoming, solver.semiring)
         for (c, start), row, was, new in zip(blocks, rows, old, proposed, strict=True):
             new = damp(new, was, solver.damping)
             changes.append(jnp.where(real, change(new, was), 0.0))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._types import FactorTables, Scalar
 from ..graphs import FactorGraph
-from ._messages import Messages, Semiring, Total, by_group, cavities, joint, reduce
+from ._messages import Messages, Semiring, Total, by_group, cavities, log_mass, reduce
 
 
 def bethe_log_partition(
@@ -35,10 +35,7 @@ def bethe_log_partition(
         weights.append(1.0 - degree.astype(at.finite.dtype))
     incoming = by_group(graph, cavities(graph, messages, at_variables))
     for table, axes, group in zip(tables, incoming, graph.signature.groups, strict=True):
-        product = joint(table, axes)
-        states = tuple(range(1, product.ndim))
-        mass = reduce(product, states, semiring) if states else product
-        masses.append(jnp.broadcast_to(mass, (group.count,)))
+        masses.append(log_mass(group, table, axes, semiring))
         weights.append(jnp.ones_like(masses[-1]))
     if not masses:
         return jnp.zeros(())

@@ -23,6 +23,7 @@ from .._types import FactorTables, Scalar, VariableTables
 from ..geometry import safe_logsumexp
 from ..graphs import FactorGraph
 from ._elimination_plan import EliminationPlan, plan_elimination
+from ._messages import batched, dense
 from ._solver import AbstractSolver, verdict
 
 
@@ -63,6 +64,12 @@ class Elimination(AbstractSolver):
         if log_evidence is None:
             dtype = log_potentials[0].dtype if log_potentials else None
             log_evidence = graph.log_evidence(dtype=dtype)
+        if any(group.rule is not None for group in graph.signature.groups):
+            log_potentials = dense(graph, batched(graph, log_potentials))
+            log_potentials = tuple(
+                jnp.broadcast_to(table, (group.count, *group.shape))
+                for table, group in zip(log_potentials, graph.signature.groups, strict=True)
+            )
         if factor_beliefs:
             # A shared table's gradient sums over its factors; beliefs are wanted for each.
             log_potentials = tuple(
@@ -76,7 +83,7 @@ class Elimination(AbstractSolver):
     def plan(self, graph: FactorGraph, log_potentials: FactorTables) -> EliminationPlan:
         """The program and its size: ``plan.total_entries``, ``plan.largest_entries``."""
         shared = tuple(
-            table.ndim == len(group.shape)
+            group.rule is None and table.ndim == len(group.shape)
             for table, group in zip(log_potentials, graph.signature.groups, strict=True)
         )
         itemsize = log_potentials[0].dtype.itemsize if log_potentials else 8

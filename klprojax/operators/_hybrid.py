@@ -41,6 +41,7 @@ from ._messages import (
     by_class,
     by_group,
     change,
+    dense,
     joint,
     totals,
     uniform_messages,
@@ -191,7 +192,7 @@ class DykstraHybrid(AbstractSolver):
         log_evidence: VariableTables | None = None,
     ) -> HybridState:
         """One iteration: both projections and both corrections."""
-        return _step(graph, batched(graph, log_potentials), state, log_evidence)
+        return _step(graph, dense(graph, batched(graph, log_potentials)), state, log_evidence)
 
     def terminate(self, state: HybridState) -> Bool[Array, ""]:
         """Whether the last step met the tolerance."""
@@ -267,7 +268,7 @@ def _solve(
     adjoint: AbstractAdjoint,
     factor_beliefs: bool,
 ) -> Solution:
-    tables = batched(graph, log_potentials)
+    tables = dense(graph, batched(graph, log_potentials))
 
     def step(inputs, state):
         state = _step(*inputs[:2], state, inputs[2])

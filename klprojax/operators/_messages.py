@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from .._types import FactorTables, VariableTables
 from ..geometry import log_normalize, safe_logsumexp
-from ..graphs import FactorGraph
+from ..graphs import FactorGraph, GroupSignature, dense_table
 
 Semiring: TypeAlias = Literal["sum", "max"]
 # One array per cardinality.
@@ -53,7 +53,7 @@ def split(log_table: Float[Array, "..."]) -> Total:
 def batched(graph: FactorGraph, log_potentials: FactorTables) -> FactorTables:
     """Give every table a factor axis: ``[factors, *states]``, or ``[1, *states]`` when shared."""
     return tuple(
-        table[None] if table.ndim == len(group.shape) else table
+        table[None] if table.ndim == len(group.table_shape) else table
         for table, group in zip(log_potentials, graph.signature.groups, strict=True)
     )
 
@@ -138,21 +138,52 @@ def joint(
     return table
 
 
+def dense(graph: FactorGraph, tables: FactorTables) -> FactorTables:
+    """Replace the parameters of structured factors by their tables.
+
+    Raises:
+        ValueError: such a table would be large.
+    """
+    return tuple(
+        table if group.rule is None else dense_table(group.rule, table, group.shape)
+        for table, group in zip(tables, graph.signature.groups, strict=True)
+    )
+
+
 def outgoing(
+    group: GroupSignature,
     table: Float[Array, "*factors_and_states"],
     incoming: tuple[Float[Array, "factors states"], ...],
     semiring: Semiring,
 ) -> tuple[Float[Array, "factors states"], ...]:
     """Factor-to-variable messages ``m_{g->i}`` for every axis, gauge logsumexp = 0."""
-    arity = table.ndim - 1
-    messages = []
-    for a in range(arity):
-        others = tuple(b + 1 for b in range(arity) if b != a)
-        product = joint(table, incoming, skip=a)
-        message = reduce(product, others, semiring) if others else product
-        message = jnp.broadcast_to(message, incoming[a].shape)
-        messages.append(log_normalize(message, axis=1))
-    return tuple(messages)
+    if group.rule is not None:
+        messages = group.rule.messages(table, incoming, semiring)
+    else:
+        arity = table.ndim - 1
+        messages = []
+        for a in range(arity):
+            others = tuple(b + 1 for b in range(arity) if b != a)
+            product = joint(table, incoming, skip=a)
+            message = reduce(product, others, semiring) if others else product
+            messages.append(jnp.broadcast_to(message, incoming[a].shape))
+    return tuple(log_normalize(message, axis=1) for message in messages)
+
+
+def log_mass(
+    group: GroupSignature,
+    table: Float[Array, "*factors_and_states"],
+    incoming: tuple[Float[Array, "factors states"], ...],
+    semiring: Semiring,
+) -> Float[Array, " factors"]:
+    """Sum, or maximum, of each factor times its incoming messages, in the log domain."""
+    if group.rule is not None:
+        mass = group.rule.log_mass(table, incoming, semiring)
+    else:
+        product = joint(table, incoming)
+        states = tuple(range(1, product.ndim))
+        mass = reduce(product, states, semiring) if states else product
+    return jnp.broadcast_to(mass, (group.count,))
 
 
 def reduce(table: Array, axes: tuple[int, ...] | int, semiring: Semiring) -> Array:
@@ -194,7 +225,9 @@ def factor_log_beliefs(
     """Normalised log-beliefs of every factor's scope, ``[factors, *states]``."""
     out = []
     incoming = by_group(graph, cavities(graph, messages, at_variables))
-    for table, axes, group in zip(tables, incoming, graph.signature.groups, strict=True):
+    for table, axes, group in zip(
+        dense(graph, tables), incoming, graph.signature.groups, strict=True
+    ):
         product = jnp.broadcast_to(joint(table, axes), (group.count, *group.shape))
         states = tuple(range(1, product.ndim))
         # On no variables there is one distribution only.
