@@ -21,6 +21,10 @@ class RESULTS(eqx.Enumeration):
         "The evidence has probability zero: every state of some variable is excluded by the "
         "evidence and the zeros of the factors. Remove or soften an observation."
     )
+    out_of_range = (
+        "engine='fast' met potentials beyond its range (-inf, or too large for this float type). "
+        "Use engine='auto' or 'log'."
+    )
     nonfinite = (
         "A NaN or an infinite positive value appeared. Check the log-potentials: -inf is allowed, "
         "NaN and +inf are not."

@@ -61,6 +61,9 @@ class Wiring(NamedTuple):
     incoming: per class, which of the class's edges end in each variable, ``[degree, variables]``,
         padded with the number of edges. Left empty, ``[0, variables]``, where padding would cost
         more than a scatter.
+    slots, reverse: for graphs of binary variables with plain factors on one or two of them: the
+        edges of pairwise factors that end in each variable, ``[degree, variables]``, and for each
+        the flat position of the same factor's other edge; padded. Otherwise empty.
     """
 
     variables: tuple[Any, ...]
@@ -68,6 +71,8 @@ class Wiring(NamedTuple):
     items: tuple[Any, ...]
     axes: tuple[Any, ...]
     incoming: tuple[Any, ...]
+    slots: Any
+    reverse: Any
 
 
 class FactorGraph(eqx.Module):
@@ -170,7 +175,8 @@ class FactorGraph(eqx.Module):
                 ends[c].append(rows)
         flat = tuple(np.concatenate([*end, np.zeros(0, np.int32)]).astype(np.int32) for end in ends)
         incoming = tuple(_incoming(rows, int(n)) for rows, n in zip(flat, counts, strict=True))
-        wiring = Wiring(variables, flat, tuple(items), tuple(stored_axes), incoming)
+        slots, reverse = _slots(groups, flat, counts)
+        wiring = Wiring(variables, flat, tuple(items), tuple(stored_axes), incoming, slots, reverse)
         self.wiring = jax.tree.map(jnp.asarray, wiring)
         self.signature = GraphSignature(
             tuple(int(c) for c in classes),
@@ -441,6 +447,39 @@ def _incoming(rows: np.ndarray, count: int) -> np.ndarray:
     table = np.full((width, count), len(rows), np.int32)
     table[rank, rows[order]] = order
     return table
+
+
+def _slots(
+    groups: list[GroupSignature], edges: tuple[np.ndarray, ...], counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    nothing = np.zeros((0, 0), np.int32)
+    plain = all(group.rule is None and len(group.shape) <= 2 for group in groups)
+    pairwise = any(len(group.shape) == 2 for group in groups)
+    if not (
+        plain and pairwise and len(edges) == 1 and max(g.shape or (1,) for g in groups)[0] == 2
+    ):
+        return nothing, nothing
+    count, total = int(counts[0]), len(edges[0])
+    partner = np.full(total + 1, total, np.int64)
+    at = 0
+    for group in groups:
+        if len(group.shape) == 2:
+            numbers = np.arange(at, at + group.count)
+            partner[numbers] = numbers + group.count
+            partner[numbers + group.count] = numbers
+        at += group.count * len(group.shape)
+    ours = np.flatnonzero(partner[:-1] < total)
+    table = _incoming(edges[0][ours], count)
+    if not len(table):
+        return nothing, nothing
+    slots = np.append(ours, total)[table]
+    place = np.zeros(total + 1, np.int64)
+    place[slots.ravel()] = np.arange(slots.size)
+    # Padding reads itself: any finite number will do, for its factor says nothing.
+    reverse = np.where(
+        slots < total, place[partner[slots]], np.arange(slots.size).reshape(slots.shape)
+    )
+    return slots.astype(np.int32), reverse.astype(np.int32)
 
 
 def _pack_group(

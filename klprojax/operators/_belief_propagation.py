@@ -4,37 +4,33 @@ By Proposition 3.1 this is the Dykstra-type hybrid of KL projections, iterate by
 `DykstraHybrid`), and on a tree one upward-downward sweep is `t_proj`.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from .._adjoint import AbstractAdjoint
-from .._solution import Solution
+from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
 from ..graphs import FactorGraph
+from ._batch_engine import BatchSweep
 from ._bethe import bethe_log_partition
+from ._binary_engine import BinaryFlooding
+from ._engines import AbstractEngine, LinearFlooding, LogFlooding
 from ._messages import (
     Messages,
     Semiring,
-    Total,
     batched,
-    by_class,
-    by_group,
-    cavities,
-    change,
-    damp,
     factor_log_beliefs,
-    largest,
     log_beliefs,
-    outgoing,
-    split,
     totals,
     uniform_messages,
 )
-from ._schedules import AbstractSchedule, Batches, Flooding, Residual, TreeSweep
+from ._schedules import AbstractSchedule, Flooding, Residual, TreeSweep
 from ._solver import AbstractSolver, verdict
 
 
@@ -61,12 +57,20 @@ class BeliefPropagation(AbstractSolver):
         schedule: `Flooding`, `Residual`, `Sequential` or `TreeSweep`.
         damping: in [0, 1): new messages are ``new^(1-d) old^d``.
         tolerance: stop when no message's probabilities change by this much in a step. With 0 the
-            loop runs all ``max_steps`` and that counts as success.
+            loop runs all ``max_steps``, that counts as success, and the residual reported is the
+            change that one more step would make.
+        engine: ``"auto"`` takes the fastest engine that is right for the structure and the numbers:
+            log-odds on binary pairwise graphs, matrix products on exponentiated tables, both for
+            flooding on finite tables, and the log domain for everything else. The numbers are
+            looked at before compiling when they are concrete, else both routes are compiled.
+            ``"log"`` takes the log domain; ``"fast"`` never falls back to it: numbers out of its
+            range then end as `RESULTS.out_of_range` (use it to `vmap` over potentials).
 
     `init`, `step` and `terminate` drive the loop by hand.
 
     Raises:
-        ValueError: damping outside [0, 1), negative tolerance, unknown semiring.
+        ValueError: damping outside [0, 1), negative tolerance, unknown semiring or engine, or
+            ``"fast"`` where there is no fast engine.
 
     Reference: section 2 ("Messages and normalized BP"), Proposition 3.1.
     """
@@ -75,10 +79,13 @@ class BeliefPropagation(AbstractSolver):
     schedule: AbstractSchedule = Flooding()
     damping: float = eqx.field(static=True, default=0.0)
     tolerance: float = eqx.field(static=True, default=1e-6)
+    engine: Literal["auto", "log", "fast"] = eqx.field(static=True, default="auto")
 
     def __check_init__(self):
         if self.semiring not in ("sum", "max"):
             raise ValueError(f"semiring is {self.semiring!r}; use 'sum' or 'max'.")
+        if self.engine not in ("auto", "log", "fast"):
+            raise ValueError(f"engine is {self.engine!r}; use 'auto', 'log' or 'fast'.")
         if not 0.0 <= self.damping < 1.0:
             raise ValueError(f"damping is {self.damping}; it must be in [0, 1).")
         if not self.tolerance >= 0.0:
@@ -95,12 +102,13 @@ class BeliefPropagation(AbstractSolver):
         log_potentials: FactorTables,
         state: BPState,
         log_evidence: VariableTables | None = None,
-        batches: Batches | None = None,
     ) -> BPState:
-        """One step of the schedule; ``batches`` defaults to ``schedule.batches(graph)``."""
-        if batches is None:
-            batches = self.schedule.batches(graph)
-        return self._step(graph, batched(graph, log_potentials), state, log_evidence, batches)
+        """One step of the schedule, in the log domain."""
+        engine = self._log_engine(graph)
+        inputs = engine.prepare(graph, batched(graph, log_potentials), log_evidence)
+        old = engine.load(graph, state.messages)
+        new = engine.step(inputs, old)
+        return BPState(engine.store(graph, new), engine.change(new, old))
 
     def terminate(self, state: BPState) -> Bool[Array, ""]:
         """Whether the last step met the tolerance."""
@@ -119,141 +127,138 @@ class BeliefPropagation(AbstractSolver):
     ) -> Solution:
         """See `infer`."""
         state = self.init(graph, log_potentials) if init is None else init
-        sweep = isinstance(self.schedule, TreeSweep)
+        if isinstance(self.schedule, TreeSweep):
+            max_steps = 1
+        fast = None if self.engine == "log" else self._fast_engine(graph)
+        if fast is None and self.engine == "fast":
+            raise ValueError(
+                "engine='fast' has no engine for this schedule, semiring or graph; use 'auto'."
+            )
+        engines: tuple[AbstractEngine, ...] = (self._log_engine(graph),)
+        if fast is not None:
+            concrete = not any(isinstance(x, Tracer) for x in jax.tree.leaves(log_potentials))
+            if self.engine == "fast" or (concrete and bool(_is_safe(fast, graph, log_potentials))):
+                engines = (fast,)
+            elif not concrete:
+                engines = (fast, *engines)
         return _solve(
             self,
+            engines,
             graph,
             log_potentials,
             log_evidence,
-            self.schedule.batches(graph),
             state,
-            1 if sweep else max_steps,
+            max_steps,
             adjoint,
             factor_beliefs,
         )
 
-    def _step(self, graph, tables, state, log_evidence, batches) -> BPState:
-        if batches is None:
-            return self._flood(graph, tables, state, log_evidence)
-        return self._sweep(graph, tables, state, log_evidence, batches)
+    def _log_engine(self, graph: FactorGraph) -> AbstractEngine:
+        batches = self.schedule.batches(graph)
+        if batches is not None:
+            return BatchSweep(self.semiring, self.damping, batches)
+        threshold = self.schedule.threshold if isinstance(self.schedule, Residual) else None
+        return LogFlooding(self.semiring, self.damping, threshold)
 
-    def _flood(self, graph, tables, state, log_evidence) -> BPState:
-        at_variables = totals(graph, state.messages, log_evidence)
-        incoming = by_group(graph, cavities(graph, state.messages, at_variables))
-        proposed = by_class(
-            graph,
-            tuple(
-                outgoing(group, table, axes, self.semiring)
-                for group, table, axes in zip(graph.signature.groups, tables, incoming, strict=True)
-            ),
-            state.residual.dtype,
-        )
-        messages, changes = [], []
-        for new, old in zip(proposed, state.messages, strict=True):
-            messages.append(damp(new, old, self.damping))
-            changes.append(change(messages[-1], old))
-        residual = largest(changes, state.residual.dtype)
-        if isinstance(self.schedule, Residual):
-            bar = self.schedule.threshold * lax.stop_gradient(residual)
-            messages = [
-                jnp.where((by >= bar)[:, None], new, old)
-                for new, old, by in zip(messages, state.messages, changes, strict=True)
-            ]
-        return BPState(tuple(messages), residual)
-
-    def _sweep(self, graph, tables, state, log_evidence, batches) -> BPState:
-        at_variables = totals(graph, state.messages, log_evidence)
-
-        def one(carry, batch):
-            messages, at, residual = carry
-            messages, at, worst = _update_batch(self, graph, tables, messages, at, batch)
-            return (messages, at, jnp.maximum(residual, worst)), None
-
-        start = (state.messages, at_variables, jnp.zeros_like(state.residual))
-        (messages, _, residual), _ = lax.scan(one, start, batches)
-        return BPState(messages, residual)
+    def _fast_engine(self, graph: FactorGraph) -> AbstractEngine | None:
+        if not isinstance(self.schedule, Flooding):
+            return None
+        if BinaryFlooding.suits(graph):
+            return BinaryFlooding(self.semiring, self.damping)
+        if self.semiring == "sum" and any(g.rule is None for g in graph.signature.groups):
+            return LinearFlooding(self.semiring, self.damping)
+        return None
 
 
-def _update_batch(
+@eqx.filter_jit
+def _is_safe(
+    engine: AbstractEngine, graph: FactorGraph, log_potentials: FactorTables
+) -> Bool[Array, ""]:
+    return engine.is_safe(_plain(graph, batched(graph, log_potentials)))
+
+
+def _plain(graph: FactorGraph, tables: FactorTables) -> FactorTables:
+    return tuple(
+        table
+        for table, group in zip(tables, graph.signature.groups, strict=True)
+        if group.rule is None
+    )
+
+
+def _iterate(
     solver: BeliefPropagation,
+    engine: AbstractEngine,
     graph: FactorGraph,
     tables: FactorTables,
+    log_evidence: VariableTables | None,
     messages: Messages,
-    at_variables: tuple[Total, ...],
-    batch: tuple[Array, ...],
-) -> tuple[Messages, tuple[Total, ...], Array]:
-    """Recompute all messages out of the factors of one batch and add them to the totals."""
-    messages_after, after = list(messages), list(at_variables)
-    changes = []
-    for group, blocks, table, index in zip(
-        graph.signature.groups, graph.edge_blocks, tables, batch, strict=True
-    ):
-        # Padding has index group.count: reads are clamped, writes are dropped.
-        real = index < group.count
-        read = jnp.minimum(index, group.count - 1)
-        some = table if table.shape[0] == 1 else table[read]
-        rows = [jnp.asarray(graph.wiring.edges[c])[start + read] for c, start in blocks]
-        old = [messages[c][start + read] for c, start in blocks]
-        incoming = tuple(
-            at_variables[c].rows(row).without(split(was))
-            for (c, _), row, was in zip(blocks, rows, old, strict=True)
-        )
-        proposed = outgoing(group, some, incoming, solver.semiring)
-        for (c, start), row, was, new in zip(blocks, rows, old, proposed, strict=True):
-            new = damp(new, was, solver.damping)
-            changes.append(jnp.where(real, change(new, was), 0.0))
-            edge = jnp.where(real, start + index, messages[c].shape[0])
-            messages_after[c] = messages_after[c].at[edge].set(new, mode="drop")
-            where = jnp.where(real, row, graph.signature.counts[c])
-            plus, minus = split(new), split(was)
-            after[c] = Total(
-                after[c].finite.at[where].add(plus.finite - minus.finite, mode="drop"),
-                after[c].zeros.at[where].add(plus.zeros - minus.zeros, mode="drop"),
-            )
-    dtype = at_variables[0].finite.dtype
-    return tuple(messages_after), tuple(after), largest(changes, dtype)
+    max_steps: int,
+    adjoint: AbstractAdjoint,
+) -> tuple[Messages, Array, Array]:
+    """Run the loop with one engine: messages, residual, steps."""
+    inputs = engine.prepare(graph, tables, log_evidence)
+    start = engine.load(graph, messages)
+    infinity = jnp.full((), jnp.inf, messages[0].dtype if messages else None)
+
+    def step(inputs, state):
+        carry, residual = state
+        after = engine.step(inputs, carry)
+        if solver.tolerance == 0.0:
+            return (after, residual), jnp.bool_(False)
+        residual = engine.change(after, carry)
+        return (after, residual), (residual < solver.tolerance) | ~jnp.isfinite(residual)
+
+    (carry, residual), steps = adjoint.loop(step, inputs, (start, infinity), max_steps)
+    if solver.tolerance == 0.0:
+        residual = lax.stop_gradient(engine.change(engine.step(inputs, carry), carry))
+    return engine.store(graph, carry), residual, steps
 
 
 @eqx.filter_jit
 def _solve(
     solver: BeliefPropagation,
+    engines: tuple[AbstractEngine, ...],
     graph: FactorGraph,
     log_potentials: FactorTables,
     log_evidence: VariableTables | None,
-    batches: Batches | None,
     state: BPState,
     max_steps: int,
     adjoint: AbstractAdjoint,
     factor_beliefs: bool,
 ) -> Solution:
     tables = batched(graph, log_potentials)
-
-    def step(inputs, state):
-        graph, tables, log_evidence, batches = inputs
-        state = solver._step(graph, tables, state, log_evidence, batches)
-        return state, solver.terminate(state) | ~jnp.isfinite(state.residual)
-
-    state, steps = adjoint.loop(step, (graph, tables, log_evidence, batches), state, max_steps)
-    at_variables = totals(graph, state.messages, log_evidence)
+    routes = [
+        lambda tables, log_evidence, messages, engine=engine: _iterate(
+            solver, engine, graph, tables, log_evidence, messages, max_steps, adjoint
+        )
+        for engine in engines
+    ]
+    safe = engines[0].is_safe(_plain(graph, tables))
+    operands = (tables, log_evidence, state.messages)
+    if len(routes) == 1:
+        messages, residual, steps = routes[0](*operands)
+    else:
+        messages, residual, steps = lax.cond(safe, *routes, *operands)
+    at_variables = totals(graph, messages, log_evidence)
     beliefs = log_beliefs(at_variables)
     sweep = isinstance(solver.schedule, TreeSweep)
-    converged = (
-        jnp.bool_(True)
-        if sweep or solver.tolerance == 0.0
-        else (solver.terminate(state) | jnp.bool_(not graph.signature.groups))
-    )
+    if sweep or solver.tolerance == 0.0 or not any(g.shape for g in graph.signature.groups):
+        converged = jnp.bool_(True)
+    else:
+        converged = residual < solver.tolerance
+    result = verdict(beliefs, converged)
+    if solver.engine == "fast":
+        result = RESULTS.where(safe, result, RESULTS.out_of_range)
     return Solution(
         log_beliefs=beliefs,
-        log_partition=bethe_log_partition(
-            graph, tables, state.messages, at_variables, solver.semiring
-        ),
-        factor_log_beliefs=factor_log_beliefs(graph, tables, state.messages, at_variables)
+        log_partition=bethe_log_partition(graph, tables, messages, at_variables, solver.semiring),
+        factor_log_beliefs=factor_log_beliefs(graph, tables, messages, at_variables)
         if factor_beliefs
         else None,
-        result=verdict(beliefs, converged),
-        residual=jnp.zeros_like(state.residual) if sweep else state.residual,
+        result=result,
+        residual=jnp.zeros_like(residual) if sweep else residual,
         steps=steps,
         converged=converged,
-        state=state,
+        state=BPState(messages, residual),
         exact=sweep,
     )

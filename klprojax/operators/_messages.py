@@ -87,9 +87,17 @@ def by_class(graph: FactorGraph, messages: GroupMessages, dtype) -> Messages:
 
 
 def totals(
-    graph: FactorGraph, messages: Messages, log_evidence: VariableTables | None
+    graph: FactorGraph,
+    messages: Messages,
+    log_evidence: VariableTables | None,
+    *,
+    finite: bool = False,
 ) -> tuple[Total, ...]:
-    """Sum all incoming messages and the evidence at every variable, one `Total` per class."""
+    """Sum all incoming messages and the evidence at every variable, one `Total` per class.
+
+    Args:
+        finite: promise that no message is `-inf` (evidence may be); saves counting zeros.
+    """
     out = []
     for c, (message, rows, incoming, count) in enumerate(
         zip(
@@ -101,13 +109,14 @@ def totals(
         )
     ):
         card = message.shape[1]
-        term = jnp.concatenate(split(message), axis=1)
+        term = message if finite else jnp.concatenate(split(message), axis=1)
+        width = term.shape[1]
         if graph.signature.degrees[c] > 0:
-            padded = jnp.concatenate([term, jnp.zeros((1, 2 * card), term.dtype)])
+            padded = jnp.concatenate([term, jnp.zeros((1, width), term.dtype)])
             summed = jnp.sum(padded[incoming], axis=0)
         else:
-            summed = jnp.zeros((count, 2 * card), term.dtype).at[rows].add(term)
-        total = Total(summed[:, :card], summed[:, card:])
+            summed = jnp.zeros((count, width), term.dtype).at[rows].add(term)
+        total = Total(summed[:, :card], summed[:, card:] if not finite else jnp.zeros_like(summed))
         if log_evidence is not None:
             own = split(log_evidence[c])
             total = Total(total.finite + own.finite, total.zeros + own.zeros)
@@ -115,8 +124,19 @@ def totals(
     return tuple(out)
 
 
-def cavities(graph: FactorGraph, messages: Messages, at_variables: tuple[Total, ...]) -> Messages:
+def cavities(
+    graph: FactorGraph,
+    messages: Messages,
+    at_variables: tuple[Total, ...],
+    *,
+    finite: bool = False,
+) -> Messages:
     """Variable-to-factor messages ``m_{i->g}``, unnormalised: all but the edge's own message."""
+    if finite:
+        return tuple(
+            total.value()[rows] - message
+            for total, rows, message in zip(at_variables, graph.wiring.edges, messages, strict=True)
+        )
     return tuple(
         total.rows(rows).without(split(message))
         for total, rows, message in zip(at_variables, graph.wiring.edges, messages, strict=True)
