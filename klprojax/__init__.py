@@ -5,6 +5,8 @@ Where the paper lives: section 2 in `geometry`, factor graphs in `graphs`, secti
 """
 
 from ._adjoint import AbstractAdjoint as AbstractAdjoint
+from ._adjoint import GradientReport as GradientReport
+from ._adjoint import ImplicitAdjoint as ImplicitAdjoint
 from ._adjoint import UnrolledAdjoint as UnrolledAdjoint
 from ._solution import RESULTS as RESULTS
 from ._solution import Solution as Solution

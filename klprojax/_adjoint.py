@@ -6,12 +6,15 @@ Solvers carry no derivative rules of their own; an adjoint wraps the loop.
 import abc
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.flatten_util import ravel_pytree
+from jax.scipy.sparse.linalg import bicgstab
 
 # (step, initial carry, inputs, max_steps) -> (final carry, steps taken). `step` maps
 # (inputs, carry) to (carry, done).
@@ -55,6 +58,131 @@ class UnrolledAdjoint(AbstractAdjoint):
             return jax.jvp(lambda i, c: _nested_scan(step, i, c, max_steps), primals, tangents)
 
         return run(inputs, carry)
+
+
+class ImplicitAdjoint(AbstractAdjoint):
+    """Differentiate the fixed point the loop ends in, not the way there.
+
+    At ``x = F(inputs, x)`` the tangent solves ``(1 - dF/dx) dx = dF/dinputs . dinputs``; reverse
+    mode solves the transposed system. Memory does not depend on the number of iterations. Both
+    systems are solved by BiCGSTAB on products with ``dF/dx``.
+
+    The derivative is that of the fixed point. If the loop stopped short of one it is wrong, and
+    says so: when one more step would change the result by more than ``fixed_point_tolerance``
+    (relative), or the linear solve leaves more than ``tolerance``, the derivative raises
+    (``throw=True``) or goes through with the report as the only sign.
+
+    Args:
+        tolerance: relative residual asked of the linear solve; default ``100 eps``.
+        max_steps: most BiCGSTAB steps.
+        fixed_point_tolerance: default ``sqrt(eps)``.
+        throw: raise when the derivative should not be trusted.
+        report: called on the host, whenever a derivative is computed, with a `GradientReport`.
+
+    Raises (at run time, with ``throw``):
+        RuntimeError: the forward pass had not converged, or the linear solve did not.
+    """
+
+    tolerance: float | None = eqx.field(static=True, default=None)
+    max_steps: int = eqx.field(static=True, default=1000)
+    fixed_point_tolerance: float | None = eqx.field(static=True, default=None)
+    throw: bool = eqx.field(static=True, default=True)
+    report: Callable[["GradientReport"], None] | None = eqx.field(static=True, default=None)
+
+    def loop(self, step: Step, inputs: Any, carry: Any, max_steps: int) -> tuple[Any, Any]:
+        """See `AbstractAdjoint.loop`."""
+
+        @jax.custom_jvp
+        def run(inputs, carry):
+            return _while_loop(step, inputs, carry, max_steps)
+
+        @run.defjvp
+        def run_jvp(primals, tangents):
+            inputs, start = primals
+            d_inputs, _ = tangents  # the fixed point does not depend on where the loop started
+            carry, steps = run(inputs, start)
+            d_carry = self._tangent(lambda i, c: step(i, c)[0], inputs, carry, d_inputs)
+            return (carry, steps), (d_carry, np.zeros(jnp.shape(steps), jax.dtypes.float0))
+
+        return run(inputs, carry)
+
+    def _tangent(self, function: Any, inputs: Any, carry: Any, d_inputs: Any) -> Any:
+        flat, unflatten = ravel_pytree(carry)
+        eps = float(jnp.finfo(flat.dtype).eps)
+
+        def flat_function(inputs, x):
+            return ravel_pytree(function(inputs, unflatten(x)))[0]
+
+        after, right = jax.jvp(lambda i: flat_function(i, flat), (inputs,), (d_inputs,))
+        # Elements that never settle to a number (infinite log-odds of hard evidence) are constant.
+        free = jnp.isfinite(lax.stop_gradient(flat))
+        gap = jnp.where(free, after - flat, 0.0)
+        scale = jnp.maximum(1.0, jnp.max(jnp.abs(jnp.where(free, flat, 0.0)), initial=0.0))
+        gap = lax.stop_gradient(jnp.max(jnp.abs(gap), initial=0.0) / scale)
+
+        def matvec(dx):
+            dx = jnp.where(free, dx, 0.0)
+            through = jax.jvp(lambda x: flat_function(inputs, x), (flat,), (dx,))[1]
+            return dx - jnp.where(free, through, 0.0)
+
+        solve = lambda mode: lambda a, b: self._solve(a, b, gap, eps, mode)  # noqa: E731
+        d_flat = lax.custom_linear_solve(
+            matvec,
+            jnp.where(free, right, 0.0),
+            solve=solve("forward"),
+            transpose_solve=solve("reverse"),
+        )
+        return unflatten(d_flat)
+
+    def _solve(self, matvec: Any, right: Any, gap: Any, eps: float, mode: str) -> Any:
+        tolerance = 100 * eps if self.tolerance is None else self.tolerance
+        allowed = (
+            math.sqrt(eps) if self.fixed_point_tolerance is None else self.fixed_point_tolerance
+        )
+        x, _ = bicgstab(matvec, right, tol=tolerance, atol=0.0, maxiter=self.max_steps)
+        size = jnp.linalg.norm(right)
+        left = jnp.linalg.norm(matvec(x) - right)
+        linear = jnp.where(size > 0, left / jnp.where(size > 0, size, 1.0), 0.0)
+        # BiCGSTAB stops on its running residual; the true one may be somewhat larger.
+        solved = linear <= 10 * tolerance
+        settled = gap <= allowed
+        if self.report is not None:
+            report = self.report
+
+            def tell(linear, gap, solved, settled):
+                report(
+                    GradientReport(mode, float(linear), float(gap), bool(solved) and bool(settled))
+                )
+
+            jax.debug.callback(tell, linear, gap, solved, settled)
+        if self.throw:
+            x = eqx.error_if(
+                x,
+                ~settled,
+                "The iteration had not converged where its derivative was asked for, so an "
+                "implicit derivative would be wrong. Raise max_steps, add damping, or use "
+                "UnrolledAdjoint().",
+            )
+            x = eqx.error_if(
+                x,
+                ~solved,
+                "The linear solve of the implicit derivative did not reach its tolerance. Raise "
+                "ImplicitAdjoint(max_steps=...) or its tolerance, or use UnrolledAdjoint().",
+            )
+        return x
+
+
+class GradientReport(NamedTuple):
+    """What `ImplicitAdjoint` measured while computing a derivative.
+
+    mode: "forward" or "reverse". linear_residual: relative residual of the linear solve.
+    fixed_point_residual: relative change that one more step would make. trusted: both are small.
+    """
+
+    mode: str
+    linear_residual: float
+    fixed_point_residual: float
+    trusted: bool
 
 
 def _while_loop(step: Step, inputs: Any, carry: Any, max_steps: int) -> tuple[Any, Any]:

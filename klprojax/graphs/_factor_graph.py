@@ -328,8 +328,11 @@ class FactorGraph(eqx.Module):
                 )
         return tuple(_stack([tables[v] for v in ids], dtype) for ids in self._host.variables)
 
-    def unpack_variables(self, tables: VariableTables) -> list[Array]:
-        """Undo `pack_variables`: one array ``[states]`` per variable, in the graph's order."""
+    def unpack_variables(self, tables: VariableTables) -> list[Any]:
+        """Undo `pack_variables`: one array ``[states]`` per variable, in the graph's order.
+
+        NumPy arrays for concrete tables, JAX arrays inside a transformation.
+        """
         out: list[Any] = [None] * self.num_variables
         for ids, table in zip(self._host.variables, tables, strict=True):
             rows = np.asarray(table) if not isinstance(table, Tracer) else table

@@ -34,9 +34,9 @@ class AbstractMessageRule(eqx.Module):
     def messages(
         self,
         parameters: Float[Array, "..."],
-        incoming: tuple[Float[Array, "factors states"], ...],
+        incoming: tuple[Float[Array, "factors _"], ...],
         semiring: Literal["sum", "max"],
-    ) -> tuple[Float[Array, "factors states"], ...]:
+    ) -> tuple[Float[Array, "factors _"], ...]:
         """Messages out of the factor for every axis, any gauge.
 
         ``out_a(x_a) = log sum_{x_b, b != a} f(x) prod_{b != a} exp(incoming_b(x_b))``, or the
@@ -47,7 +47,7 @@ class AbstractMessageRule(eqx.Module):
     def log_mass(
         self,
         parameters: Float[Array, "..."],
-        incoming: tuple[Float[Array, "factors states"], ...],
+        incoming: tuple[Float[Array, "factors _"], ...],
         semiring: Literal["sum", "max"],
     ) -> Float[Array, " factors"]:
         """``log sum_x f(x) prod_b exp(incoming_b(x_b))``, or the maximum."""

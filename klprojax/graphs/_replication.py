@@ -124,7 +124,7 @@ class ReplicatedLift(eqx.Module):
                     joint = joint + self._expand(table[row], self.copies[v][-1:])
         return log_normalize(joint)
 
-    def read_variables(self, log_marginals: tuple[Float[Array, " states"], ...]) -> VariableTables:
+    def read_variables(self, log_marginals: tuple[Float[Array, " _states"], ...]) -> VariableTables:
         """Read one table a variable off the marginals of all copies.
 
         Args:

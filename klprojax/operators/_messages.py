@@ -16,10 +16,10 @@ from ..geometry import log_normalize, safe_logsumexp
 from ..graphs import FactorGraph, GroupSignature, dense_table
 
 Semiring: TypeAlias = Literal["sum", "max"]
-# One array per cardinality.
-Messages: TypeAlias = tuple[Float[Array, "edges states"], ...]
-# The same, seen from the factors: per group and axis.
-GroupMessages: TypeAlias = tuple[tuple[Float[Array, "factors states"], ...], ...]
+# One array [edges, states] per cardinality.
+Messages: TypeAlias = tuple[Float[Array, "_ _"], ...]
+# The same, seen from the factors: per group and axis [factors, states].
+GroupMessages: TypeAlias = tuple[tuple[Float[Array, "_ _"], ...], ...]
 
 
 class Total(NamedTuple):
@@ -145,7 +145,7 @@ def cavities(
 
 def joint(
     table: Float[Array, "*factors_and_states"],
-    incoming: tuple[Float[Array, "factors states"], ...],
+    incoming: tuple[Float[Array, "factors _"], ...],
     skip: int | None = None,
 ) -> Float[Array, "*factors_and_states"]:
     """Factor table times the incoming messages (all, or all but one axis)."""
@@ -173,9 +173,9 @@ def dense(graph: FactorGraph, tables: FactorTables) -> FactorTables:
 def outgoing(
     group: GroupSignature,
     table: Float[Array, "*factors_and_states"],
-    incoming: tuple[Float[Array, "factors states"], ...],
+    incoming: tuple[Float[Array, "factors _"], ...],
     semiring: Semiring,
-) -> tuple[Float[Array, "factors states"], ...]:
+) -> tuple[Float[Array, "factors _"], ...]:
     """Factor-to-variable messages ``m_{g->i}`` for every axis, gauge logsumexp = 0."""
     if group.rule is not None:
         messages = group.rule.messages(table, incoming, semiring)
@@ -193,7 +193,7 @@ def outgoing(
 def log_mass(
     group: GroupSignature,
     table: Float[Array, "*factors_and_states"],
-    incoming: tuple[Float[Array, "factors states"], ...],
+    incoming: tuple[Float[Array, "factors _"], ...],
     semiring: Semiring,
 ) -> Float[Array, " factors"]:
     """Sum, or maximum, of each factor times its incoming messages, in the log domain."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 from ..graphs import FactorGraph
 
 # Per group, which factors each batch updates, [batches, width], padded with the factor count.
-Batches = tuple[Int[Array | np.ndarray, "batches width"], ...]
+Batches = tuple[Int[Array | np.ndarray, "_ _"], ...]
 
 
 class AbstractSchedule(eqx.Module):

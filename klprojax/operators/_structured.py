@@ -20,9 +20,6 @@ from jaxtyping import Array, Float
 from ..graphs import AbstractMessageRule
 from ._messages import Semiring, reduce
 
-# Scans along a scope are unrolled by this much: fewer loop turns on short scopes, and scopes of
-# hundreds of variables still compile in well under a second.
-_UNROLL = 8
 
 
 # -- parity ----------------------------------------------------------------------------------
@@ -89,7 +86,7 @@ class Parity(AbstractMessageRule):
         semiring: Literal["sum", "max"],
     ) -> tuple[Float[Array, "factors states"], ...]:
         """See `AbstractMessageRule`; gauge: the larger entry is 0."""
-        odds, empty = _log_odds(jnp.stack(incoming))
+        odds, empty = _log_odds(_stack(incoming))
         own, own_empty = _log_odds(parameters)
         # The parameters act like one more message into a factor that admits even sums only.
         own = jnp.broadcast_to(own, odds.shape[1:])
@@ -102,12 +99,12 @@ class Parity(AbstractMessageRule):
             return box_plus(after, odds, semiring), box_plus(after, before, semiring)
 
         certainly_even = jnp.full_like(own, jnp.inf)
-        _, before = lax.scan(forward, certainly_even, odds, unroll=_UNROLL)
-        _, out = lax.scan(backward, own, (odds, before), reverse=True, unroll=_UNROLL)
+        _, before = lax.scan(forward, certainly_even, odds)
+        _, out = lax.scan(backward, own, (odds, before), reverse=True)
         table = jnp.stack([jnp.minimum(out, 0.0), jnp.minimum(-out, 0.0)], axis=-1)
-        others = jnp.sum(empty, axis=0, keepdims=True) - empty + own_empty[None]
+        others = jnp.sum(empty, axis=0, keepdims=True, dtype=jnp.int32) - empty + own_empty[None]
         table = jnp.where((others > 0)[..., None], -jnp.inf, table)
-        return tuple(table[a] for a in range(len(incoming)))
+        return _unstack(table)
 
     def log_mass(
         self,
@@ -116,13 +113,13 @@ class Parity(AbstractMessageRule):
         semiring: Literal["sum", "max"],
     ) -> Float[Array, " factors"]:
         """See `AbstractMessageRule`."""
-        stacked = jnp.stack(incoming)
+        stacked = _stack(incoming)
         odds, _ = _log_odds(stacked)
 
         def forward(before, odds):
             return box_plus(before, odds, semiring), None
 
-        odds, _ = lax.scan(forward, jnp.full_like(odds[0], jnp.inf), odds, unroll=_UNROLL)
+        odds, _ = lax.scan(forward, jnp.full_like(odds[0], jnp.inf), odds)
         if semiring == "sum":
             sides = jax.nn.log_sigmoid(odds), jax.nn.log_sigmoid(-odds)
         else:
@@ -186,7 +183,7 @@ class AbstractAutomaton(AbstractMessageRule):
     ) -> tuple[Float[Array, "factors states"], ...]:
         """See `AbstractMessageRule`; unnormalised."""
         forward, start, following, stacked = self._forward(incoming, semiring)
-        _, before = lax.scan(forward, start, stacked, unroll=_UNROLL)
+        _, before = lax.scan(forward, start, stacked)
 
         def backward(after, item):
             message, (before, _) = item
@@ -195,8 +192,8 @@ class AbstractAutomaton(AbstractMessageRule):
             return _level(reduce(after + message[None], 1, semiring))[0], out
 
         end = jnp.broadcast_to(parameters.T, start.shape)
-        _, out = lax.scan(backward, end, (stacked, before), reverse=True, unroll=_UNROLL)
-        return tuple(out[a].T for a in range(len(incoming)))
+        _, out = lax.scan(backward, end, (stacked, before), reverse=True)
+        return _unstack(out.transpose(0, 2, 1))
 
     def log_mass(
         self,
@@ -206,7 +203,7 @@ class AbstractAutomaton(AbstractMessageRule):
     ) -> Float[Array, " factors"]:
         """See `AbstractMessageRule`."""
         forward, start, _, stacked = self._forward(incoming, semiring)
-        last, (_, levels) = lax.scan(forward, start, stacked, unroll=_UNROLL)
+        last, (_, levels) = lax.scan(forward, start, stacked)
         return reduce(last + parameters.T, 0, semiring) + jnp.sum(levels, axis=0)
 
     def log_table(
@@ -226,7 +223,7 @@ class AbstractAutomaton(AbstractMessageRule):
         following, start = self.transitions(shape)
         ways_from, ways_by = _predecessors(following)
         # Factors last: every step is arithmetic on long rows.
-        stacked = jnp.stack(incoming).transpose(0, 2, 1)
+        stacked = _stack(incoming).transpose(0, 2, 1)
         at_start = np.arange(len(following))[:, None] == start
         begin = jnp.where(at_start, 0.0, -jnp.inf).astype(stacked.dtype)
 
@@ -406,6 +403,20 @@ class Cardinality(AbstractAutomaton):
                 f"{self.max_count}) have 0..{length - 1} bits on."
             )
         return np.arange(length)
+
+
+def _stack(
+    axes: tuple[Float[Array, "factors states"], ...],
+) -> Float[Array, "arity factors states"]:
+    # Not jnp.stack: XLA sees through a concatenation of neighbouring slices, whose number costs
+    # seconds of compilation on long scopes, but not through one of reshaped slices.
+    return jnp.concatenate(axes).reshape(len(axes), *axes[0].shape)
+
+
+def _unstack(
+    table: Float[Array, "arity factors states"],
+) -> tuple[Float[Array, "factors states"], ...]:
+    return tuple(jnp.split(table.reshape(-1, table.shape[2]), table.shape[0]))
 
 
 def _check_binary(rule: AbstractMessageRule, shape: tuple[int, ...]) -> None:

@@ -1,0 +1,213 @@
+"""Second-order jets: Gaussian downward messages and their curvature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._activity import inner_jaxpr
+from ._error import LiftError
+from ._primitive import Psi
+from ._structure import DeltaFactor, Structure
+
+# Primitives whose Jacobian in each argument is diagonal (given equal shapes).
+_ELEMENTWISE = frozenset(
+    """abs acos acosh add add_any asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt clamp
+    convert_element_type copy copy_p cos cosh digamma div erf erf_inv erfc exp exp2 expm1 floor
+    integer_pow lgamma log log1p logistic max min mul neg pow real reduce_precision rem round rsqrt
+    select_n sign sin sinh sqrt square sub tan tanh""".split()  # noqa: SIM905
+)
+# Linear primitives whose Jacobian has the entries 0 and 1 only, so that J∘J = J.
+_ROUTING = frozenset(
+    """broadcast_in_dim concatenate cumsum dynamic_slice expand_dims gather pad reduce_max
+    reduce_min reduce_sum reshape rev slice split squeeze transpose""".split()  # noqa: SIM905
+)
+# Bilinear primitives in which every entry of the Jacobian is one entry of the other argument.
+_BILINEAR = frozenset({"dot_general", "conv_general_dilated"})
+# Above this many entries in a variable a dense second derivative is not formed.
+_DENSE_LIMIT = 4096
+
+
+def curvature_sweep(
+    structure: Structure,
+    kind: str,
+    curved: tuple[bool, ...],
+    values: Sequence[Any],
+    slopes: Sequence[Any],
+    seed: Any,
+) -> tuple[Any, ...]:
+    """Send the curvature of log-messages from the output down to every active variable.
+
+    `log m_{y→g}` is replaced by its quadratic jet `s·d + d·H d / 2`, `d = y - y*`; substitution of
+    ψ gives `H_j = Jᵀ H J + Σ_i s_i ∂²ψ_i/∂x_j²`; at fan-out curvatures add up.
+
+    Args:
+        structure: the lifted graph.
+        kind: `"full"` for whole matrices, `"diagonal"` for their diagonals.
+        curved: for each factor, whether its second derivative enters; if not, it is replaced by
+            its linearisation.
+        values: forward values.
+        slopes: first-order jets of all variables.
+        seed: `(log φ)''` at the output.
+
+    Returns:
+        The curvature of `log b_↓` for every variable: `[*shape]` or `[size, size]`.
+    """
+    curvature: list[Any] = [None] * len(structure.variables)
+    curvature[structure.outputs[0]] = seed if kind == "diagonal" else jnp.reshape(seed, (1, 1))
+    pull = _diagonal if kind == "diagonal" else _full
+    for factor in reversed(structure.factors):
+        if not factor.active:
+            continue
+        inputs = [values[index] for index in factor.inputs]
+        # A variable with a slope but no curvature arrives only where every message is linear.
+        outgoing = [
+            _Jet(position, values[index], slopes[index], curvature[index], kind == "diagonal")
+            for position, index in enumerate(factor.outputs)
+            if slopes[index] is not None
+        ]
+        if not outgoing:
+            continue
+        for position in factor.active:
+            index = factor.inputs[position]
+            if jnp.issubdtype(jnp.asarray(inputs[position]).dtype, jnp.complexfloating):
+                raise LiftError(
+                    "curvature is defined for real variables only; write the complex part of the"
+                    " function with real and imaginary parts",
+                    factor.label,
+                )
+            try:
+                message = pull(factor, position, inputs, outgoing, curved[factor.index])
+            except LiftError:
+                raise
+            except (NotImplementedError, RuntimeError, ValueError, TypeError) as error:
+                raise LiftError(
+                    f"the primitive has no second derivative ({error})", factor.label
+                ) from error
+            known = curvature[index]
+            curvature[index] = message if known is None else known + message
+    return tuple(curvature)
+
+
+class _Jet:
+    """Quadratic jet of the log-message that one output of a factor receives."""
+
+    def __init__(self, position: int, value: Any, slope: Any, curvature: Any, diagonal: bool):
+        self.diagonal = diagonal
+        self.position = position
+        self.value = jnp.asarray(value)
+        self.slope = slope
+        self.curvature = curvature
+
+    def log_message(self, y: Any) -> Any:
+        d = y - self.value
+        total = jnp.sum(self.slope * d)
+        if self.curvature is None:
+            return total
+        if self.diagonal:
+            quadratic = jnp.sum(self.curvature * d * d)
+        else:
+            quadratic = d.reshape(-1) @ self.curvature @ d.reshape(-1)
+        return total + quadratic / 2
+
+
+def _substituted(
+    factor: DeltaFactor, position: int, inputs: Sequence[Any], jets: Sequence[_Jet], curved: bool
+) -> Callable[[Any], Any]:
+    """Return `x ↦ log m_{g→x}(x)`, with ψ replaced by its linearisation unless `curved`."""
+    psi = Psi(factor.equation)
+    start = jnp.asarray(inputs[position])
+
+    def outputs(x: Any) -> tuple[Any, ...]:
+        full = list(inputs)
+        full[position] = x
+        results = psi(*full)
+        return tuple(results[jet.position] for jet in jets)
+
+    def log_message(x: Any) -> Any:
+        if curved:
+            ys = outputs(x)
+        else:
+            at, push = jax.linearize(outputs, start)
+            ys = tuple(y + t for y, t in zip(at, push(x - start), strict=True))
+        terms = [jet.log_message(y) for jet, y in zip(jets, ys, strict=True)]
+        return sum(terms[1:], terms[0])
+
+    return log_message
+
+
+def _full(
+    factor: DeltaFactor, position: int, inputs: Sequence[Any], jets: Sequence[_Jet], curved: bool
+) -> Any:
+    x = jnp.asarray(inputs[position])
+    if x.size > _DENSE_LIMIT:
+        raise LiftError(
+            f"a full curvature matrix of {x.size} x {x.size} is too large; use kind='diagonal'",
+            factor.label,
+        )
+    log_message = _substituted(factor, position, inputs, jets, curved)
+    return jax.hessian(lambda flat: log_message(flat.reshape(x.shape)))(x.reshape(-1))
+
+
+def _diagonal(
+    factor: DeltaFactor, position: int, inputs: Sequence[Any], jets: Sequence[_Jet], curved: bool
+) -> Any:
+    x = jnp.asarray(inputs[position])
+    name = factor.primitive
+    shapes = {jet.value.shape for jet in jets}
+    if shapes == {x.shape} and is_elementwise(factor.equation):
+        log_message = _substituted(factor, position, inputs, jets, curved)
+        return jax.jvp(jax.grad(log_message), (x,), (jnp.ones_like(x),))[1]
+    if name in _ROUTING or name in _BILINEAR:
+        if all(jet.curvature is None for jet in jets):
+            return jnp.zeros_like(x)
+        operands = list(inputs)
+        if name in _BILINEAR:
+            other = 1 - position
+            operands[other] = jnp.square(operands[other])
+        psi = Psi(factor.equation)
+
+        def route(x: Any) -> tuple[Any, ...]:
+            operands[position] = x
+            results = psi(*operands)
+            return tuple(results[jet.position] for jet in jets)
+
+        _, pull = jax.vjp(route, x)
+        return pull(
+            tuple(
+                jnp.zeros_like(jet.value) if jet.curvature is None else jet.curvature
+                for jet in jets
+            )
+        )[0]
+    return jnp.diagonal(_full(factor, position, inputs, jets, curved)).reshape(x.shape)
+
+
+def is_elementwise(equation: Any) -> bool:
+    """Say whether each output entry depends on one entry of every argument."""
+    name = equation.primitive.name
+    if name in _ELEMENTWISE:
+        return True
+    opened = inner_jaxpr(equation)
+    if opened is None and name == "custom_jvp_call":
+        opened = (equation.params["call_jaxpr"].jaxpr, ())
+    if opened is None:
+        return False
+    shape = tuple(equation.outvars[0].aval.shape)
+    return all(
+        is_elementwise(inner)
+        and all(tuple(v.aval.shape) in (shape, ()) for v in inner.invars)
+        and all(tuple(v.aval.shape) == shape for v in inner.outvars)
+        for inner in opened[0].eqns
+    )
+
+
+def as_matrix_shape(curvature: Any, value: Any, kind: str) -> Any:
+    """Shape a curvature like its variable: `[*shape]`, or `[*shape, *shape]`."""
+    shape = np.shape(value)
+    if curvature is None:
+        return jnp.zeros(shape if kind == "diagonal" else shape * 2, jnp.asarray(value).dtype)
+    return curvature if kind == "diagonal" else curvature.reshape(shape * 2)
