@@ -142,7 +142,7 @@ class ImplicitAdjoint(AbstractAdjoint):
         x, _ = bicgstab(matvec, right, tol=tolerance, atol=0.0, maxiter=self.max_steps)
         size = jnp.linalg.norm(right)
         left = jnp.linalg.norm(matvec(x) - right)
-        linear = jnp.where(size > 0, left / jnp.where(size > 0, size, 1.0), 0.0)
+        linear = jnp.where(size == 0, 0.0, left / jnp.where(size == 0, 1.0, size))
         # BiCGSTAB stops on its running residual; the true one may be somewhat larger.
         solved = linear <= 10 * tolerance
         settled = gap <= allowed

@@ -205,7 +205,8 @@ def _iterate(
         after = engine.step(inputs, carry)
         if solver.tolerance == 0.0:
             return (after, residual), jnp.bool_(False)
-        residual = engine.change(after, carry)
+        # The residual steers the loop; no derivative passes through it.
+        residual = lax.stop_gradient(engine.change(after, carry))
         return (after, residual), (residual < solver.tolerance) | ~jnp.isfinite(residual)
 
     (carry, residual), steps = adjoint.loop(step, inputs, (start, infinity), max_steps)

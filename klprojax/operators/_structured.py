@@ -21,7 +21,6 @@ from ..graphs import AbstractMessageRule
 from ._messages import Semiring, reduce
 
 
-
 # -- parity ----------------------------------------------------------------------------------
 
 
