@@ -181,21 +181,21 @@ def _forward_covariance(plan: EliminationPlan, flat: Array, direction: Array) ->
 
 
 def _sweeps(plan: EliminationPlan, flat: Array) -> tuple[Array, Array]:
-    steps, _, _, width = plan.index.shape
+    _, _, steps, width = plan.index.shape
     given = jnp.concatenate([jnp.asarray([0.0, -jnp.inf], flat.dtype), flat])
     cells = jnp.zeros(plan.inputs + steps * width, flat.dtype).at[: plan.inputs].set(given)
 
-    def up(cells, at):
-        step, index = at
+    def up(cells, step):
+        index = lax.dynamic_index_in_dim(plan.index, step, axis=2, keepdims=False)
         rows = safe_logsumexp(jnp.sum(cells[index], axis=0), axis=0)
         return lax.dynamic_update_slice(cells, rows, (plan.inputs + step * width,)), None
 
     counter = jnp.arange(steps, dtype=jnp.int32)
-    cells, _ = lax.scan(up, cells, (counter, jnp.asarray(plan.index)))
+    cells, _ = lax.scan(up, cells, counter)
     log_partition = jnp.sum(cells[plan.roots])
 
-    def down(slopes, at):
-        step, index = at
+    def down(slopes, step):
+        index = lax.dynamic_index_in_dim(plan.index, step, axis=2, keepdims=False)
         start = (plan.inputs + step * width,)
         rows = lax.dynamic_slice(cells, start, (width,))
         slope = lax.dynamic_slice(slopes, start, (width,))
@@ -206,7 +206,7 @@ def _sweeps(plan: EliminationPlan, flat: Array) -> tuple[Array, Array]:
         return slopes.at[index].add(jnp.broadcast_to(share, index.shape)), None
 
     slopes = jnp.zeros_like(cells).at[plan.roots].add(1.0)
-    slopes, _ = lax.scan(down, slopes, (counter, jnp.asarray(plan.index)), reverse=True)
+    slopes, _ = lax.scan(down, slopes, counter, reverse=True)
     return log_partition, slopes[2 : plan.inputs]
 
 

@@ -33,7 +33,7 @@ class EliminationPlan(eqx.Module):
     """Index arrays of the program, and its size.
 
     Attributes:
-        index: cells to read, ``[steps, inputs, states, rows]``; step ``t`` writes the next ``rows``
+        index: cells to read, ``[inputs, states, steps, rows]``; step ``t`` writes the next ``rows``
             cells.
         roots: cells whose sum is the log-partition ``[components]``.
         inputs: number of cells before the first computed one.
@@ -41,7 +41,7 @@ class EliminationPlan(eqx.Module):
         largest_entries: entries of the largest cluster's table.
     """
 
-    index: Int[Array, "steps inputs states rows"]
+    index: Int[Array, "inputs states steps rows"]
     roots: Int[Array, " components"]
     inputs: int = eqx.field(static=True)
     total_entries: int = eqx.field(static=True)
@@ -217,7 +217,7 @@ def _lay_out(
 def _index(
     operations: list[_Operation], rows: list[int], states: int, first: int
 ) -> tuple[np.ndarray, list[int]]:
-    """Index array ``[steps, INPUTS, states, width]`` and the first cell of each operation."""
+    """Index array ``[INPUTS, states, steps, width]`` and the first cell of each operation."""
     depth = 1 + max((operation.level for operation in operations), default=-1)
     by_level: list[list[int]] = [[] for _ in range(depth)]
     for k, operation in enumerate(operations):
@@ -257,8 +257,7 @@ def _index(
                 index[0, s, to][gone] = ZERO
                 for i in range(1, INPUTS):
                     index[i, s, to][gone] = ONE
-    index = index.reshape(INPUTS, states, steps, width).transpose(2, 0, 1, 3)
-    return np.ascontiguousarray(index), cells
+    return index.reshape(INPUTS, states, steps, width), cells
 
 
 def _chosen_width(sizes: list[int], reads: int) -> int:

@@ -1,0 +1,139 @@
+"""``klprojax infer``: every option, the JSON, the exit status."""
+
+import gzip
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import klprojax as kp
+from klprojax.cli._app import app
+from klprojax.graphs import read_uai_mar, read_uai_pr, write_uai
+
+runner = CliRunner()
+
+
+def infer(*arguments):
+    import jax
+
+    before = jax.config.jax_enable_x64
+    try:
+        return runner.invoke(app, ["infer", *map(str, arguments)])
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def test_exact_and_bp_side_by_side_by_default(tmp_path):
+    out = tmp_path / "out.json"
+    result = infer("asia", "--json", out, "--rows", 3)
+    assert result.exit_code == 0, result.output
+    assert "exact" in result.output
+    assert "bp" in result.output
+    assert "Largest difference" in result.output
+    content = json.loads(out.read_text())
+    assert content["method"] == "exact"
+    assert content["compared_with"][0]["method"] == "bp"
+
+
+@pytest.mark.parametrize("method", ["exact", "bp", "hybrid"])
+def test_json_keys_and_values(tmp_path, method):
+    model = kp.load_model("asia")
+    evidence = tmp_path / "evidence.json"
+    evidence.write_text('{"dysp": "no", "smoke": 0}')
+    out = tmp_path / "out.json"
+    result = infer("asia", "--method", method, "--evidence", evidence, "--json", out)
+    assert result.exit_code == 0, result.output
+    content = json.loads(out.read_text())
+    assert set(content) == {
+        "log_partition", "marginals", "converged", "steps", "residual", "method"
+    }  # fmt: skip
+    assert content["method"] == method
+    assert content["converged"] is True
+    reduced = kp.condition(model, model.evidence({"dysp": "no", "smoke": 0}))
+    graph, log_potentials = reduced.model.to_graph()
+    exact = kp.infer(graph, log_potentials, kp.Elimination())
+    wanted = reduced.expand(graph.unpack_variables(exact.marginals))
+    assert list(content["marginals"]) == list(model.variable_names)
+    # Exact to rounding; BP is off by its approximation, a few per cent on this network.
+    atol = 1e-12 if method == "exact" else 0.05
+    for got, marginal in zip(content["marginals"].values(), wanted, strict=True):
+        np.testing.assert_allclose(got, marginal, atol=atol)
+    np.testing.assert_allclose(content["log_partition"], exact.log_partition, atol=atol)
+
+
+def test_uai_files_in_and_out(tmp_path):
+    model = kp.load_model("asia")
+    path = tmp_path / "net.uai.gz"
+    write_uai(path, model)
+    assert gzip.decompress(path.read_bytes())[:5] in (b"BAYES", b"MARKO")
+    evidence = tmp_path / "net.uai.evid"
+    evidence.write_text("1 2 0\n")
+    folder = tmp_path / "answers"
+    result = infer(path, "--evidence", evidence, "--method", "exact", "--uai-output", folder)
+    assert result.exit_code == 0, result.output
+    marginals = read_uai_mar(folder / "net.MAR")
+    assert [len(m) for m in marginals] == list(model.cardinalities)
+    np.testing.assert_array_equal(marginals[2], [1.0, 0.0])
+    assert read_uai_pr(folder / "net.PR") < 0
+
+
+def test_not_converged_is_status_3_with_the_result_written(tmp_path):
+    out = tmp_path / "out.json"
+    result = infer(
+        "asia", "--method", "bp", "--max-steps", 1, "--damping", 0.5, "--tolerance", 1e-12,
+        "--json", out,
+    )  # fmt: skip
+    assert result.exit_code == 3
+    assert "did not converge" in result.output
+    content = json.loads(out.read_text())
+    assert content["converged"] is False
+    assert content["steps"] == 1
+    assert content["residual"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "asia"),
+        (["missing.uai"], "missing.uai"),
+        (["asia", "--evidence", "missing.json"], "missing.json"),
+        (["asia", "--method", "hybrid", "--damping", "0.5"], "hybrid has none"),
+        (["asia", "--method", "exact", "--memory-limit", "1e-9"], "memory_limit"),
+        (["asia", "--method", "magic"], "magic"),
+        (["asia", "--max-steps", "0"], "max-steps"),
+    ],
+)
+def test_bad_input_is_status_2(arguments, message):
+    result = infer(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output.replace("\n", " ")
+    assert "Traceback" not in result.output
+
+
+def test_contradictory_evidence_is_status_2(tmp_path):
+    evidence = tmp_path / "evidence.json"
+    evidence.write_text('{"tub": "yes", "either": "no"}')
+    result = infer("asia", "--evidence", evidence)
+    assert result.exit_code == 2
+    assert "probability zero" in result.output.replace("\n", " ")
+
+
+def test_single_precision(tmp_path):
+    out = tmp_path / "out.json"
+    result = infer("asia", "--method", "exact", "--precision", 32, "--json", out)
+    assert result.exit_code == 0, result.output
+    # The network is normalised, so log Z is 0 up to float32 rounding of eight factors.
+    assert abs(json.loads(out.read_text())["log_partition"]) < 1e-5
+
+
+def test_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-c", "from klprojax.cli import main; main()", "infer", "asia",
+         "--method", "exact", "--rows", "1"],
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "log-partition" in done.stdout
