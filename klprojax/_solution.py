@@ -62,12 +62,12 @@ class Solution(eqx.Module):
     stats: dict[str, Any] = eqx.field(default_factory=dict)
 
     @property
-    def beliefs(self) -> VariableTables:
+    def beliefs(self) -> tuple[Float[Array, "..."], ...]:
         """Probabilities of every variable (linear space), one array per cardinality."""
         return tuple(jnp.exp(table) for table in self.log_beliefs)
 
     @property
-    def marginals(self) -> VariableTables:
+    def marginals(self) -> tuple[Float[Array, "..."], ...]:
         """Exact marginals; a ValueError when the solver only approximates (use ``beliefs``)."""
         if not self.exact:
             raise ValueError(
@@ -77,7 +77,7 @@ class Solution(eqx.Module):
         return self.beliefs
 
     @property
-    def factor_beliefs(self) -> FactorTables:
+    def factor_beliefs(self) -> tuple[Float[Array, "..."], ...]:
         """Probabilities of every factor's scope (linear space); needs ``factor_beliefs=True``."""
         if self.factor_log_beliefs is None:
             raise ValueError("Ask for them: infer(..., factor_beliefs=True).")

@@ -135,7 +135,7 @@ class FactorGraph(eqx.Module):
         members: dict[Any, list[tuple[int, np.ndarray, np.ndarray]]] = {}
         rules: dict[Any, AbstractMessageRule] = {}
         for item, factor in enumerate(factors):
-            is_family = isinstance(factor, np.ndarray) and factor.ndim == 2
+            is_family = not isinstance(factor, Structured) and np.ndim(factor) == 2
             if isinstance(factor, Structured):
                 is_family = True
                 rules["family", item] = factor.rule

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from .._types import FactorTables, VariableTables
 from ..geometry import ConsensusFace, log_normalize
-from ._factor_graph import FactorGraph
+from ._factor_graph import FactorGraph, GroupSignature
+from ._message_rule import dense_table
 
 
 class ReplicatedLift(eqx.Module):
@@ -35,6 +36,7 @@ class ReplicatedLift(eqx.Module):
         copies: per variable of the graph, the axes that are its copies; empty for a variable that
             is in no factor, without evidence.
         factor_axes: per group and factor, the axes of its copies.
+        groups, variables, cardinalities, evidence: what they are in the graph.
 
     Raises:
         ValueError: the table would have more than ``max_entries`` entries.
@@ -52,6 +54,7 @@ class ReplicatedLift(eqx.Module):
     shape: tuple[int, ...] = eqx.field(static=True)
     copies: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     factor_axes: tuple[tuple[tuple[int, ...], ...], ...] = eqx.field(static=True)
+    groups: tuple[GroupSignature, ...] = eqx.field(static=True)
     variables: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     cardinalities: tuple[int, ...] = eqx.field(static=True)
     evidence: bool = eqx.field(static=True)
@@ -83,6 +86,7 @@ class ReplicatedLift(eqx.Module):
             )
         self.shape = tuple(shape)
         self.copies = tuple(tuple(axes) for axes in copies)
+        self.groups = graph.signature.groups
         self.variables = tuple(tuple(ids.tolist()) for ids in graph._host.variables)
         self.cardinalities = cards
         self.evidence = evidence
@@ -115,9 +119,16 @@ class ReplicatedLift(eqx.Module):
             )
         arrays = (*log_potentials, *(log_evidence or ()))
         joint = jnp.zeros(self.shape, arrays[0].dtype if arrays else None)
-        for axes_of_factors, table in zip(self.factor_axes, log_potentials, strict=True):
-            for row, axes in enumerate(axes_of_factors):
-                joint = joint + self._expand(table if table.ndim == len(axes) else table[row], axes)
+        for group, axes_of_factors, table in zip(
+            self.groups, self.factor_axes, log_potentials, strict=True
+        ):
+            if table.ndim == len(group.table_shape):
+                table = table[None]
+            if group.rule is not None:
+                table = dense_table(group.rule, table, group.shape)
+            table = jnp.broadcast_to(table, (group.count, *group.shape))
+            for row, axes in zip(table, axes_of_factors, strict=True):
+                joint = joint + self._expand(row, axes)
         if log_evidence is not None:
             for ids, table in zip(self.variables, log_evidence, strict=True):
                 for row, v in enumerate(ids):

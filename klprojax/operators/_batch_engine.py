@@ -36,7 +36,8 @@ class BatchSweep(AbstractEngine):
         graph, tables, log_evidence, batches = inputs
 
         def one(state, batch):
-            return self._update(graph, tables, *state, batch), None
+            messages, at_variables = state
+            return self._update(graph, tables, messages, at_variables, batch), None
 
         # Totals start afresh each step, so rounding of the running sums does not pile up.
         start = (carry, totals(graph, carry, log_evidence))

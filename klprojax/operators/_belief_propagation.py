@@ -247,12 +247,13 @@ def _solve(
         converged = jnp.bool_(True)
     else:
         converged = residual < solver.tolerance
-    result = verdict(beliefs, converged)
+    log_partition = bethe_log_partition(graph, tables, messages, at_variables, solver.semiring)
+    result = verdict(beliefs, log_partition, converged)
     if solver.engine == "fast":
         result = RESULTS.where(safe, result, RESULTS.out_of_range)
     return Solution(
         log_beliefs=beliefs,
-        log_partition=bethe_log_partition(graph, tables, messages, at_variables, solver.semiring),
+        log_partition=log_partition,
         factor_log_beliefs=factor_log_beliefs(graph, tables, messages, at_variables)
         if factor_beliefs
         else None,

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
@@ -111,9 +112,11 @@ def plan_elimination(
         )
     index, cells = _index(operations, rows, states, first)
     root_cells = [cells[t.operation] if t.operation >= 0 else t.cell for t in roots]
+    # Concrete arrays even while something is being traced: the plan outlives the trace.
+    with jax.ensure_compile_time_eval():
+        arrays = jnp.asarray(index), jnp.asarray(np.asarray(root_cells, np.int32))
     return EliminationPlan(
-        jnp.asarray(index),
-        jnp.asarray(np.asarray(root_cells, np.int32)),
+        *arrays,
         first,
         sum(sizes),
         max(sizes, default=1),
@@ -232,6 +235,7 @@ def _index(
             cells[k] = at
             at += rows[k]
         steps += -(-size // width)
+    steps = max(steps, 1)  # without variables, one step of padding
     index = np.full((INPUTS, states, steps * width), ONE, np.int32)
     index[0] = ZERO
     for k, operation in enumerate(operations):

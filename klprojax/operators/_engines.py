@@ -98,7 +98,7 @@ class LogFlooding(AbstractEngine):
         proposed = tuple(
             damp(new, old, self.damping) for new, old in zip(proposed, carry, strict=True)
         )
-        if self.threshold is None:
+        if self.threshold is None or not proposed:
             return proposed
         changes = [change(new, old) for new, old in zip(proposed, carry, strict=True)]
         bar = self.threshold * lax.stop_gradient(largest(changes, proposed[0].dtype))

@@ -21,6 +21,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._adjoint import AbstractAdjoint
@@ -43,6 +44,7 @@ from ._messages import (
     change,
     dense,
     joint,
+    largest,
     totals,
     uniform_messages,
 )
@@ -246,14 +248,15 @@ def _step(
     )
     tau = jax.tree.map(_minus, messages, _on_edges(graph, log_q))
     changes = [
-        jnp.max(change(new, old), initial=0.0)
+        change(new, old)
         for new, old in zip(
             jax.tree.leaves((messages, log_q)),
             jax.tree.leaves((_messages(state), state.log_q)),
             strict=True,
         )
     ]
-    residual = jnp.max(jnp.stack(changes)) if changes else jnp.zeros_like(state.residual)
+    # The residual steers the loop; no derivative passes through it.
+    residual = lax.stop_gradient(largest(changes, state.residual.dtype))
     return HybridState(log_k, sigma, log_q, tau, residual)
 
 
@@ -271,7 +274,8 @@ def _solve(
     tables = dense(graph, batched(graph, log_potentials))
 
     def step(inputs, state):
-        state = _step(*inputs[:2], state, inputs[2])
+        graph, tables, log_evidence = inputs
+        state = _step(graph, tables, state, log_evidence)
         return state, solver.terminate(state) | ~jnp.isfinite(state.residual)
 
     state, steps = adjoint.loop(step, (graph, tables, log_evidence), state, max_steps)
@@ -279,11 +283,12 @@ def _solve(
     converged = jnp.bool_(True) if solver.tolerance == 0.0 else solver.terminate(state)
     messages = _messages(state)
     at_variables = totals(graph, messages, log_evidence)
+    log_partition = bethe_log_partition(graph, tables, messages, at_variables, "sum")
     return Solution(
         log_beliefs=log_beliefs,
-        log_partition=bethe_log_partition(graph, tables, messages, at_variables, "sum"),
+        log_partition=log_partition,
         factor_log_beliefs=_factor_log_beliefs(graph, tables, state) if factor_beliefs else None,
-        result=verdict(log_beliefs, converged),
+        result=verdict(log_beliefs, log_partition, converged),
         residual=state.residual,
         steps=steps,
         converged=converged,

@@ -8,6 +8,7 @@ message that came along the edge.
 
 from typing import Literal, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -111,7 +112,8 @@ def totals(
         card = message.shape[1]
         term = message if finite else jnp.concatenate(split(message), axis=1)
         width = term.shape[1]
-        if graph.signature.degrees[c] > 0:
+        # On a CPU a scatter is many times faster than the gather and sum, on a GPU the reverse.
+        if graph.signature.degrees[c] > 0 and jax.default_backend() != "cpu":
             padded = jnp.concatenate([term, jnp.zeros((1, width), term.dtype)])
             summed = jnp.sum(padded[incoming], axis=0)
         else:
@@ -144,10 +146,10 @@ def cavities(
 
 
 def joint(
-    table: Float[Array, "*factors_and_states"],
+    table: Float[Array, "..."],
     incoming: tuple[Float[Array, "factors _"], ...],
     skip: int | None = None,
-) -> Float[Array, "*factors_and_states"]:
+) -> Float[Array, "..."]:
     """Factor table times the incoming messages (all, or all but one axis)."""
     arity = table.ndim - 1
     for b, message in enumerate(incoming):
@@ -172,7 +174,7 @@ def dense(graph: FactorGraph, tables: FactorTables) -> FactorTables:
 
 def outgoing(
     group: GroupSignature,
-    table: Float[Array, "*factors_and_states"],
+    table: Float[Array, "..."],
     incoming: tuple[Float[Array, "factors _"], ...],
     semiring: Semiring,
 ) -> tuple[Float[Array, "factors _"], ...]:
@@ -192,7 +194,7 @@ def outgoing(
 
 def log_mass(
     group: GroupSignature,
-    table: Float[Array, "*factors_and_states"],
+    table: Float[Array, "..."],
     incoming: tuple[Float[Array, "factors _"], ...],
     semiring: Semiring,
 ) -> Float[Array, " factors"]:

@@ -60,9 +60,9 @@ class Sequential(AbstractSchedule):
     factors in one step. Converges in fewer steps than flooding, and more often.
     """
 
-    def batches(self, graph: FactorGraph) -> Batches:
-        """Greedy colouring of the factors, in the order of groups."""
-        return _sequential_batches(graph)
+    def batches(self, graph: FactorGraph) -> Batches | None:
+        """Greedy colouring of the factors, in the order of groups; None without factors."""
+        return _sequential_batches(graph) if graph.num_factors else None
 
 
 class TreeSweep(AbstractSchedule):
@@ -74,9 +74,9 @@ class TreeSweep(AbstractSchedule):
     Reference: Proposition 3.1 (i).
     """
 
-    def batches(self, graph: FactorGraph) -> Batches:
-        """Levels from the leaves to the roots and back."""
-        return _tree_batches(graph)
+    def batches(self, graph: FactorGraph) -> Batches | None:
+        """Levels from the leaves to the roots and back; None without factors."""
+        return _tree_batches(graph) if graph.num_factors else None
 
 
 @lru_cache(maxsize=32)
@@ -208,6 +208,6 @@ def pad_batches(levels: list[np.ndarray]) -> Batches:
 
 def _width(sizes: list[int]) -> int:
     # A batch costs its width plus about 64 columns' worth of fixed work.
-    largest = max(sizes, default=1)
-    options = {1, largest} | {2**k for k in range(1, max(largest, 1).bit_length())}
-    return max(1, min(options, key=lambda w: sum(-(-n // w) for n in sizes) * (max(w, 1) + 64)))
+    largest = max([1, *sizes])
+    options = {1, largest} | {2**k for k in range(1, largest.bit_length())}
+    return min(options, key=lambda w: sum(-(-n // w) for n in sizes) * (w + 64))

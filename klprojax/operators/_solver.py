@@ -31,19 +31,13 @@ class AbstractSolver(eqx.Module):
         """Solve; see `infer` for the meaning of the arguments."""
 
 
-class Progress(eqx.Module):
-    """Residual of the last step and whether the loop should end."""
-
-    residual: Float[Array, ""]
-    finite: Bool[Array, ""]
-
-
 def verdict(
     log_beliefs: VariableTables,
+    log_partition: Float[Array, ""],
     converged: Bool[Array, ""] | bool,
 ) -> RESULTS:
-    """Judge the final beliefs: contradiction, non-finite, not converged or successful."""
-    empty = jnp.bool_(False)
+    """Judge the final numbers: contradiction, non-finite, not converged or successful."""
+    empty = jnp.isneginf(log_partition)
     broken = jnp.bool_(False)
     for table in log_beliefs:
         empty = empty | jnp.any(jnp.all(jnp.isneginf(table), axis=-1))

@@ -20,7 +20,6 @@ from jaxtyping import Array, Float
 from ..graphs import AbstractMessageRule
 from ._messages import Semiring, reduce
 
-
 # -- parity ----------------------------------------------------------------------------------
 
 
@@ -57,6 +56,24 @@ def _(semiring, primals, tangents):
     return box_plus(a, b, semiring), to_a * tangents[0] + to_b * tangents[1]
 
 
+def box_plus_others(
+    odds: Float[Array, "arity *batch"], start: Float[Array, "*batch"], semiring: Semiring
+) -> Float[Array, "arity *batch"]:
+    """`box_plus` over all entries but one, and ``start``, for each entry; linear in the arity."""
+
+    def forward(before, odds):
+        return box_plus(before, odds, semiring), before
+
+    def backward(after, item):
+        odds, before = item
+        return box_plus(after, odds, semiring), box_plus(after, before, semiring)
+
+    certainly_even = jnp.full_like(start, jnp.inf)
+    _, before = lax.scan(forward, certainly_even, odds)
+    _, out = lax.scan(backward, start, (odds, before), reverse=True)
+    return out
+
+
 class Parity(AbstractMessageRule):
     """Weigh the parity of a sum of bits: ``f(x) = exp(parameters[sum(x) mod 2])``.
 
@@ -88,18 +105,7 @@ class Parity(AbstractMessageRule):
         odds, empty = _log_odds(_stack(incoming))
         own, own_empty = _log_odds(parameters)
         # The parameters act like one more message into a factor that admits even sums only.
-        own = jnp.broadcast_to(own, odds.shape[1:])
-
-        def forward(before, odds):
-            return box_plus(before, odds, semiring), before
-
-        def backward(after, item):
-            odds, before = item
-            return box_plus(after, odds, semiring), box_plus(after, before, semiring)
-
-        certainly_even = jnp.full_like(own, jnp.inf)
-        _, before = lax.scan(forward, certainly_even, odds)
-        _, out = lax.scan(backward, own, (odds, before), reverse=True)
+        out = box_plus_others(odds, jnp.broadcast_to(own, odds.shape[1:]), semiring)
         table = jnp.stack([jnp.minimum(out, 0.0), jnp.minimum(-out, 0.0)], axis=-1)
         others = jnp.sum(empty, axis=0, keepdims=True, dtype=jnp.int32) - empty + own_empty[None]
         table = jnp.where((others > 0)[..., None], -jnp.inf, table)

@@ -62,10 +62,10 @@ def t_proj(
 
     Example:
         >>> import numpy as np, klprojax
-        >>> from klprojax.operators._t_proj import t_proj
         >>> graph = klprojax.FactorGraph([2, 2], [(0,), (0, 1)])
         >>> tables = graph.pack([np.log([0.25, 0.75]), np.log([[0.9, 0.1], [0.2, 0.8]])])
-        >>> [np.exp(m).round(3).tolist() for m in graph.unpack_variables(t_proj(graph, tables))]
+        >>> out = klprojax.t_proj(graph, tables)
+        >>> [np.exp(m).round(3).tolist() for m in graph.unpack_variables(out)]
         [[0.25, 0.75], [0.375, 0.625]]
     """
     if method not in ("auto", "dense", "elimination", "tree"):

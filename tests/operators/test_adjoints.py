@@ -1,0 +1,156 @@
+"""Derivatives through belief propagation: implicit, unrolled and finite differences agree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import klprojax as kp
+from tests.operators._graphs import loopy_binary, loopy_mixed
+
+CASES = {
+    "binary": (loopy_binary, {}),
+    "binary, damped, max": (loopy_binary, {"semiring": "max", "damping": 0.3}),
+    "mixed": (loopy_mixed, {}),
+    "mixed, damped, log": (loopy_mixed, {"engine": "log", "damping": 0.2}),
+    "mixed, sequential": (loopy_mixed, {"schedule": kp.Sequential()}),
+}
+
+
+def objective(case, adjoint):
+    make, options = CASES[case]
+    graph, log_potentials = make()
+    rng = np.random.default_rng(1)
+    evidence = graph.log_evidence({1: 1, 4: rng.normal(size=graph.cardinalities[4])})
+    weights = [jnp.asarray(rng.normal(size=e.shape)) for e in evidence]
+    solver = kp.BeliefPropagation(tolerance=1e-14, **options)
+
+    def value(log_potentials):
+        solution = kp.infer(
+            graph,
+            log_potentials,
+            solver,
+            log_evidence=evidence,
+            adjoint=adjoint,
+            max_steps=200,
+            throw=False,
+        )
+        weighted = [jnp.sum(w * b) for w, b in zip(weights, solution.beliefs, strict=True)]
+        return sum(weighted) + 0.1 * solution.log_partition
+
+    direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), log_potentials)
+    return jax.jit(value), log_potentials, direction
+
+
+def move(tables, direction, h):
+    return jax.tree.map(lambda x, d: x + h * d, tables, direction)
+
+
+def dot(a, b):
+    return sum(jnp.sum(x * y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("case", "adjoint"),
+    [*((case, "implicit") for case in CASES), ("binary", "unrolled"), ("mixed", "unrolled")],
+)
+def test_derivatives_match_finite_differences(case, adjoint):
+    chosen = kp.ImplicitAdjoint() if adjoint == "implicit" else kp.UnrolledAdjoint()
+    value, tables, direction = objective(case, chosen)
+    h = 1e-5
+    difference = (value(move(tables, direction, h)) - value(move(tables, direction, -h))) / (2 * h)
+    forward = jax.jvp(value, (tables,), (direction,))[1]
+    reverse = dot(jax.grad(value)(tables), direction)
+    # Central differences: h^2 = 1e-10 of curvature and 1e-16 / h = 1e-11 of rounding.
+    np.testing.assert_allclose(forward, difference, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(reverse, difference, rtol=1e-6, atol=1e-9)
+    # Two ways to the same number: rounding and the linear solve's 100 eps.
+    np.testing.assert_allclose(forward, reverse, rtol=1e-9)
+
+
+@pytest.mark.parametrize("case", ["binary", "mixed"])
+def test_second_order_matches_finite_differences(case):
+    value, tables, direction = objective(case, kp.ImplicitAdjoint())
+    gradient = jax.jit(jax.grad(value))
+    second = jax.jvp(gradient, (tables,), (direction,))[1]
+    h = 1e-5
+    ahead, behind = (gradient(move(tables, direction, s * h)) for s in (1, -1))
+    for got, a, b in zip(second, ahead, behind, strict=True):
+        # As above, with the gradient's own error of 1e-14 / h on top.
+        np.testing.assert_allclose(got, (a - b) / (2 * h), rtol=1e-5, atol=1e-8)
+
+
+def test_implicit_derivatives_report_and_refuse():
+    graph, log_potentials = loopy_binary()
+    reports = []
+
+    def gradient(adjoint, steps):
+        def value(tables):
+            solver = kp.BeliefPropagation(tolerance=0.0, engine="fast")
+            solution = kp.infer(graph, tables, solver, adjoint=adjoint, max_steps=steps)
+            return solution.beliefs[0][0, 0]
+
+        out = jax.block_until_ready(jax.grad(value)(log_potentials))
+        jax.effects_barrier()
+        return out
+
+    gradient(kp.ImplicitAdjoint(report=reports.append), 200)
+    (report,) = reports
+    assert report.trusted
+    assert report.mode == "reverse"
+    # 100 eps is asked of the linear solve, and the loop has long settled.
+    assert report.linear_residual < 1e-12
+    assert report.fixed_point_residual < 1e-13
+    gradient(kp.ImplicitAdjoint(throw=False, report=reports.append), 2)
+    assert not reports[-1].trusted
+    with pytest.raises(Exception, match="had not converged where its derivative"):
+        gradient(kp.ImplicitAdjoint(), 2)
+    with pytest.raises(Exception, match="linear solve of the implicit derivative"):
+        gradient(kp.ImplicitAdjoint(max_steps=1), 200)
+
+
+def test_implicit_memory_does_not_grow_with_the_iterations():
+    side = 40
+    index = np.arange(side * side).reshape(side, side)
+    right = np.stack([index, np.roll(index, -1, 1)], -1).reshape(-1, 2)
+    down = np.stack([index, np.roll(index, -1, 0)], -1).reshape(-1, 2)
+    graph = kp.FactorGraph([2] * side**2, [np.concatenate([right, down])])
+    tables = graph.pack([np.random.default_rng(0).normal(scale=0.1, size=(2 * side**2, 2, 2))])
+
+    def temporaries(adjoint, steps):
+        def value(tables):
+            solver = kp.BeliefPropagation(tolerance=0.0, engine="fast")
+            solution = kp.infer(
+                graph, tables, solver, adjoint=adjoint, max_steps=steps, throw=False
+            )
+            return jnp.sum(solution.beliefs[0][:, 0] ** 2)
+
+        compiled = jax.jit(jax.value_and_grad(value)).lower(tables).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    flat = [temporaries(kp.ImplicitAdjoint(throw=False), steps) for steps in (50, 800)]
+    # Nothing is stored per step, so the sizes agree up to constants.
+    assert abs(flat[1] - flat[0]) < 0.1 * flat[0]
+    unrolled = [temporaries(kp.UnrolledAdjoint(), steps) for steps in (50, 800)]
+    assert unrolled[1] > 1.5 * unrolled[0]
+
+
+def test_vmap_over_evidence_and_over_potentials():
+    graph, log_potentials = loopy_mixed()
+    solver = kp.BeliefPropagation(tolerance=0.0)
+    rng = np.random.default_rng(0)
+    evidence = tuple(jnp.asarray(rng.normal(size=(3, *e.shape))) for e in graph.log_evidence())
+    tables = tuple(jnp.asarray(rng.normal(size=(3, *t.shape))) for t in log_potentials)
+
+    def beliefs(tables, evidence):
+        return kp.infer(graph, tables, solver, log_evidence=evidence, max_steps=6).beliefs
+
+    batch = jax.vmap(beliefs)(tables, evidence)
+    shared = jax.vmap(lambda e: beliefs(log_potentials, e))(evidence)
+    for k in range(3):
+        one = tuple(e[k] for e in evidence)
+        for got, wanted in zip(batch, beliefs(tuple(t[k] for t in tables), one), strict=True):
+            # Six steps of float64, possibly in two engines.
+            np.testing.assert_allclose(got[k], wanted, atol=1e-12)
+        for got, wanted in zip(shared, beliefs(log_potentials, one), strict=True):
+            np.testing.assert_allclose(got[k], wanted, atol=1e-12)
