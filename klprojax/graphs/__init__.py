@@ -11,7 +11,9 @@ from ._factor_graph import GraphSignature as GraphSignature
 from ._factor_graph import GroupSignature as GroupSignature
 from ._factor_graph import Wiring as Wiring
 from ._files import ModelFileError as ModelFileError
+from ._files import ParityCheckMatrix as ParityCheckMatrix
 from ._files import load_model as load_model
+from ._files import read_alist as read_alist
 from ._files import read_bif as read_bif
 from ._files import read_evidence as read_evidence
 from ._files import read_fg as read_fg
@@ -20,6 +22,7 @@ from ._files import read_uai as read_uai
 from ._files import read_uai_mar as read_uai_mar
 from ._files import read_uai_pr as read_uai_pr
 from ._files import shipped_models as shipped_models
+from ._files import write_alist as write_alist
 from ._files import write_bif as write_bif
 from ._files import write_uai as write_uai
 from ._files import write_uai_evidence as write_uai_evidence

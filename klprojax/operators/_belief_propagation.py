@@ -58,7 +58,8 @@ class BeliefPropagation(AbstractSolver):
         damping: in [0, 1): new messages are ``new^(1-d) old^d``.
         tolerance: stop when no message's probabilities change by this much in a step. With 0 the
             loop runs all ``max_steps``, that counts as success, and the residual reported is the
-            change that one more step would make.
+            change that one more step would make. Messages saturated at 0 and 1 (potentials of
+            hundreds of nats) may stand still while their log-odds still move: prefer 0 there.
         engine: ``"auto"`` takes the fastest engine that is right for the structure and the numbers:
             log-odds on binary pairwise graphs, matrix products on exponentiated tables, both for
             flooding on finite tables, and the log domain for everything else. The numbers are

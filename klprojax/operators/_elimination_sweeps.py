@@ -8,6 +8,7 @@ would transpose the scans, which touches the whole buffer at every step.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ def _derivative_rule(primals, tangents, *, inputs):
 def _transpose_rule(cotangent, *operands, inputs):
     unknown = [k for k, operand in enumerate(operands) if ad.is_undefined_primal(operand)]
     (k,) = unknown  # linear in each direction alone, so only one can be unknown
-    result = [None] * len(operands)
+    result: list[Any] = [None] * len(operands)
     if type(cotangent) is ad.Zero:
         result[k] = ad.Zero(operands[k].aval)
     else:

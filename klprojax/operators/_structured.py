@@ -25,7 +25,7 @@ from ._messages import Semiring, reduce
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def box_plus(
-    a: Float[Array, "..."], b: Float[Array, "..."], semiring: Semiring = "sum"
+    a: Float[Array, "..."] | float, b: Float[Array, "..."] | float, semiring: Semiring = "sum"
 ) -> Float[Array, "..."]:
     """Log-odds of ``x + y = 0 (mod 2)`` for independent bits with log-odds ``a`` and ``b``.
 

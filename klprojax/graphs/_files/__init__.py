@@ -1,5 +1,8 @@
 """Readers and writers of model, evidence and result files."""
 
+from klprojax.graphs._files._alist import ParityCheckMatrix as ParityCheckMatrix
+from klprojax.graphs._files._alist import read_alist as read_alist
+from klprojax.graphs._files._alist import write_alist as write_alist
 from klprojax.graphs._files._bif import read_bif as read_bif
 from klprojax.graphs._files._bif_writer import write_bif as write_bif
 from klprojax.graphs._files._errors import ModelFileError as ModelFileError

@@ -1,0 +1,1 @@
+"""Benchmarks: one module a claim, figures as JSON. ``python -m benchmarks --help`` lists them."""

@@ -1,0 +1,181 @@
+"""Exact inference on every reference model: difference to the known answers, size and seconds.
+
+`Elimination` on each Bayesian network (without and with evidence) and each UAI-2014 model, after
+`condition`. A model that does not fit the memory limit is listed with its predicted size. The claim
+is that every feasible model agrees with its float64 reference to 1e-8; the exit status is 1 if not.
+"""
+
+import argparse
+import math
+import re
+import resource
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks import _shared as shared
+
+MAX_DIFFERENCE = 1e-8
+# Published log-partitions have about 6 significant digits (half a unit of the last: 5e-6
+# relative), those of small magnitude 3 decimals in log10.
+MAX_PUBLISHED = 1e-5
+
+
+def solve(case: shared.Case, data: Path, memory_limit: int) -> dict[str, Any]:
+    """Plan, run twice, compare."""
+    import jax
+    import numpy as np
+
+    import klprojax
+
+    model, observed = case.load(data)
+    row: dict[str, Any] = {"variables": len(model.cardinalities), "factors": len(model.scopes)}
+    start = shared.now()
+    reduced = klprojax.condition(model, observed)
+    row["condition_s"] = shared.now() - start
+    row["variables_left"] = len(reduced.kept)
+    graph, log_potentials = reduced.model.to_graph()
+    solver = klprojax.Elimination(memory_limit=memory_limit)
+    start = shared.now()
+    try:
+        plan = solver.plan(graph, log_potentials)
+    except ValueError as error:
+        row |= {"status": "infeasible", "plan_s": shared.now() - start, "detail": str(error)}
+        return row
+    row["plan_s"] = shared.now() - start
+    row["log2_largest_table"] = math.log2(plan.largest_entries)
+    row["log2_total_entries"] = math.log2(plan.total_entries) if plan.total_entries else 0.0
+    for key in ("first_call_s", "second_call_s"):
+        start = shared.now()
+        solution = jax.block_until_ready(klprojax.infer(graph, log_potentials, solver))
+        row[key] = shared.now() - start
+    row["peak_memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    marginals = reduced.expand(graph.unpack_variables(solution.marginals))
+    assert all(np.isfinite(m).all() for m in marginals)
+    row["log_partition"] = float(solution.log_partition)
+    kind, log_partition, known = case.answer(data, model.variable_names)
+    row["reference"] = kind
+    row["status"] = "solved"
+    if log_partition is not None:
+        row["log_partition_difference"] = shared.relative(row["log_partition"], log_partition)
+    if known is not None:
+        row["marginal_difference"], _ = shared.differences(marginals, known)
+    return row
+
+
+def agrees(row: dict[str, Any]) -> bool:
+    """Whether a solved model has the known answer."""
+    gaps = [row.get("log_partition_difference", 0.0), row.get("marginal_difference", 0.0)]
+    return max(gaps) <= (MAX_DIFFERENCE if row["reference"] == shared.EXACT else MAX_PUBLISHED)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The human-readable table."""
+    f = shared.figure
+    solved = [r for r in rows if r["status"] == "solved"]
+    rest = [r for r in rows if r["status"] != "solved"]
+    text = shared.markdown_table(
+        (
+            "model",
+            "variables (left)",
+            "log2 largest table",
+            "plan s",
+            "first call s",
+            "second call s",
+            "log Z difference",
+            "marginal difference",
+            "reference",
+        ),
+        [
+            (
+                r["case"],
+                f"{r['variables']} ({r['variables_left']})",
+                f(r["log2_largest_table"], ".1f"),
+                f(r["plan_s"], ".2f"),
+                f(r["first_call_s"], ".2f"),
+                f(r["second_call_s"], ".3f"),
+                f(r.get("log_partition_difference"), ".1e"),
+                f(r.get("marginal_difference"), ".1e"),
+                r["reference"],
+            )
+            for r in solved
+        ],
+    )
+    if rest:
+        text += "\nNot solved:\n\n" + shared.markdown_table(
+            ("model", "variables (left)", "status", "seconds to say so", "predicted size"),
+            [
+                (
+                    r["case"],
+                    f"{r.get('variables', '?')} ({r.get('variables_left', '?')})",
+                    r["status"],
+                    f(r.get("plan_s", r.get("limit_s")), ".1f"),
+                    predicted(r.get("detail", "-")),
+                )
+                for r in rest
+            ],
+        )
+    return text
+
+
+def predicted(detail: str) -> str:
+    """The size in the error message, or the message."""
+    found = re.match(r"Elimination needs (.*), beyond memory_limit", detail)
+    return found.group(1) if found else detail
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run, print, write; 1 if a solved model disagrees with its reference."""
+    parser = shared.parser("exactness", __doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--memory-limit", type=float, default=8.0, metavar="GIB")
+    options = parser.parse_args(argv)
+    data = shared.data_dir(options)
+    cases = shared.reference_cases(data, options.only)
+    where = shared.environment(options.float_bits)  # before the run: the code that is measured
+    worker = shared.Worker(solve, {"float_bits": options.float_bits})
+    rows: list[dict[str, Any]] = []
+
+    def report() -> tuple[str, dict[str, Any]]:
+        counts = dict(Counter(r["status"] for r in rows))
+        wrong = [r["case"] for r in rows if r["status"] == "solved" and not agrees(r)]
+        facts = {
+            "benchmark": "exactness",
+            **where,
+            "memory_limit_gib": options.memory_limit,
+            "time_limit_s": options.time_limit,
+            "counts": counts,
+            "disagree": wrong,
+            "rows": rows,
+        }
+        said = ", ".join(f"{n} {status}" for status, n in counts.items())
+        text = (
+            f"# Exact inference on the reference models\n\n"
+            f"`python -m benchmarks exactness`, float{options.float_bits}, "
+            f"memory limit {options.memory_limit:g} GiB, "
+            f"{options.time_limit:g} s a model, {facts['device']}, jax {facts['versions']['jax']}, "
+            f"commit {str(facts['commit'])[:12]}, {facts['date'][:10]}.\n\n"
+            f"{len(rows)} models: {said}. Disagreeing with the reference: "
+            f"{', '.join(wrong) or 'none'}.\n\n"
+            "Differences of log Z are relative where it exceeds 1, of marginals absolute. The "
+            "first call includes compilation, unless an earlier model had the same sizes.\n"
+            "`published` answers have about 6 digits, no marginals.\n\n" + table(rows)
+        )
+        return text, facts
+
+    try:
+        for case in shared.tracked(cases, lambda c: c.name):
+            row = worker.run(options.time_limit, case, data, int(options.memory_limit * 2**30))
+            rows.append({"case": case.name, "folder": case.folder, **row})
+            if options.json:
+                shared.write_json(options.json, report()[1])
+    finally:
+        worker.stop()
+    text, facts = report()
+    print(text)
+    if options.json:
+        shared.write_json(options.json, facts)
+    if options.markdown:
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        options.markdown.write_text(text)
+    return 1 if facts["disagree"] or facts["counts"].get("error") else 0
