@@ -140,7 +140,7 @@ def plot_word_error_curve(rates: Sequence[ErrorRate], ax: Any = None, **line: An
     """
     if ax is None:
         try:
-            from matplotlib import pyplot
+            from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError("This needs matplotlib: pip install klprojax[plot]") from error
         ax = pyplot.figure().add_subplot()
