@@ -55,7 +55,9 @@ for source, suffix, count, seed in config["sources"]:
             outcome = traceback.format_exc()
         seconds = time.process_time() - start
         results.append([os.path.basename(source) + suffix, kind, outcome, seconds])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# Not ru_maxrss: that starts at the size of the process that spawned this one.
+with open("/proc/self/status") as status:
+    (peak,) = (int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 print(json.dumps({"results": results, "peak_kib": peak}))
 """
 
