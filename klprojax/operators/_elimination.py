@@ -64,17 +64,16 @@ class Elimination(AbstractSolver):
         if log_evidence is None:
             dtype = log_potentials[0].dtype if log_potentials else None
             log_evidence = graph.log_evidence(dtype=dtype)
-        if any(group.rule is not None for group in graph.signature.groups):
-            log_potentials = dense(graph, batched(graph, log_potentials))
+        if factor_beliefs or any(group.rule is not None for group in graph.signature.groups):
+            # One table a factor: a shared table's gradient would sum over its factors, and a
+            # rule's parameters are no table.
             log_potentials = tuple(
                 jnp.broadcast_to(table, (group.count, *group.shape))
-                for table, group in zip(log_potentials, graph.signature.groups, strict=True)
-            )
-        if factor_beliefs:
-            # A shared table's gradient sums over its factors; beliefs are wanted for each.
-            log_potentials = tuple(
-                jnp.broadcast_to(table, (group.count, *group.shape))
-                for table, group in zip(log_potentials, graph.signature.groups, strict=True)
+                for table, group in zip(
+                    dense(graph, batched(graph, log_potentials)),
+                    graph.signature.groups,
+                    strict=True,
+                )
             )
         return _solve(
             self.plan(graph, log_potentials), log_potentials, log_evidence, factor_beliefs
