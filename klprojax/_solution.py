@@ -42,7 +42,7 @@ class Solution(eqx.Module):
         factor_log_beliefs: log-probabilities of every factor's scope, laid out like
             ``log_potentials``; None unless asked for.
         result: a `RESULTS` member.
-        residual: largest change of a message's probabilities in the last step; 0 when exact.
+        residual: largest change of a message in the last step; 0 when exact.
         steps: iterations done; 0 for a direct method.
         converged: whether the residual met the tolerance; always true for exact solvers.
         state: solver state, accepted by `infer(..., init=)` as a warm start; None if there is none.

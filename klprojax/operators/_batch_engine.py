@@ -8,7 +8,7 @@ from jaxtyping import Array
 from .._types import FactorTables
 from ..graphs import FactorGraph
 from ._engines import AbstractEngine, message_change
-from ._messages import Messages, Semiring, Total, damp, outgoing, split, totals
+from ._messages import Messages, Semiring, Total, damp, outgoing, reach, split, totals
 from ._schedules import Batches
 
 
@@ -20,8 +20,8 @@ class BatchSweep(AbstractEngine):
     batches: Batches
 
     def prepare(self, graph, tables, log_evidence):
-        """Graph, tables and evidence as they are."""
-        return graph, tables, log_evidence, self.batches
+        """Graph, tables and evidence as they are, the batches, and the tables' reach."""
+        return graph, tables, log_evidence, self.batches, reach(graph, tables, log_evidence)
 
     def load(self, graph, messages):
         """The messages themselves."""
@@ -33,7 +33,7 @@ class BatchSweep(AbstractEngine):
 
     def step(self, inputs, carry):
         """Update the messages out of every factor, batch by batch."""
-        graph, tables, log_evidence, batches = inputs
+        graph, tables, log_evidence, batches, _ = inputs
 
         def one(state, batch):
             messages, at_variables = state
@@ -44,9 +44,9 @@ class BatchSweep(AbstractEngine):
         (messages, _), _ = lax.scan(one, start, batches)
         return messages
 
-    def change(self, new, old):
+    def change(self, inputs, new, old):
         """See `AbstractEngine.change`."""
-        return message_change(new, old)
+        return message_change(new, old, inputs[-1])
 
     def _update(
         self,

@@ -27,6 +27,7 @@ from ._messages import (
     batched,
     factor_log_beliefs,
     log_beliefs,
+    plain_tables,
     totals,
     uniform_messages,
 )
@@ -39,7 +40,7 @@ class BPState(eqx.Module):
 
     Attributes:
         messages: per cardinality, log-messages ``[edges, states]``, gauge logsumexp = 0.
-        residual: largest change of a message's probabilities in the last step.
+        residual: largest change of a message in the last step, see `BeliefPropagation`.
     """
 
     messages: Messages
@@ -56,10 +57,11 @@ class BeliefPropagation(AbstractSolver):
         semiring: ``"sum"`` or ``"max"``.
         schedule: `Flooding`, `Residual`, `Sequential` or `TreeSweep`.
         damping: in [0, 1): new messages are ``new^(1-d) old^d``.
-        tolerance: stop when no message's probabilities change by this much in a step. With 0 the
-            loop runs all ``max_steps``, that counts as success, and the residual reported is the
-            change that one more step would make. Messages saturated at 0 and 1 (potentials of
-            hundreds of nats) may stand still while their log-odds still move: prefer 0 there.
+        tolerance: stop when no message changes by this much in a step: no probability, and below
+            1 % no log-probability relative to the largest range of a table (a probability of
+            1e-300 decides as soon as a table outweighs it). With 0 the loop runs all
+            ``max_steps``, that counts as success, and the residual reported is the change that
+            one more step would make.
         engine: ``"auto"`` takes the fastest engine that is right for the structure and the numbers:
             log-odds on binary pairwise graphs, matrix products on exponentiated tables, both for
             flooding on finite tables, and the log domain for everything else. The numbers are
@@ -109,7 +111,7 @@ class BeliefPropagation(AbstractSolver):
         inputs = engine.prepare(graph, batched(graph, log_potentials), log_evidence)
         old = engine.load(graph, state.messages)
         new = engine.step(inputs, old)
-        return BPState(engine.store(graph, new), engine.change(new, old))
+        return BPState(engine.store(graph, new), engine.change(inputs, new, old))
 
     def terminate(self, state: BPState) -> Bool[Array, ""]:
         """Whether the last step met the tolerance."""
@@ -175,15 +177,7 @@ class BeliefPropagation(AbstractSolver):
 def _is_safe(
     engine: AbstractEngine, graph: FactorGraph, log_potentials: FactorTables
 ) -> Bool[Array, ""]:
-    return engine.is_safe(_plain(graph, batched(graph, log_potentials)))
-
-
-def _plain(graph: FactorGraph, tables: FactorTables) -> FactorTables:
-    return tuple(
-        table
-        for table, group in zip(tables, graph.signature.groups, strict=True)
-        if group.rule is None
-    )
+    return engine.is_safe(plain_tables(graph, batched(graph, log_potentials)))
 
 
 def _iterate(
@@ -207,12 +201,12 @@ def _iterate(
         if solver.tolerance == 0.0:
             return (after, residual), jnp.bool_(False)
         # The residual steers the loop; no derivative passes through it.
-        residual = lax.stop_gradient(engine.change(after, carry))
+        residual = lax.stop_gradient(engine.change(inputs, after, carry))
         return (after, residual), (residual < solver.tolerance) | ~jnp.isfinite(residual)
 
     (carry, residual), steps = adjoint.loop(step, inputs, (start, infinity), max_steps)
     if solver.tolerance == 0.0:
-        residual = lax.stop_gradient(engine.change(engine.step(inputs, carry), carry))
+        residual = lax.stop_gradient(engine.change(inputs, engine.step(inputs, carry), carry))
     return engine.store(graph, carry), residual, steps
 
 
@@ -235,7 +229,7 @@ def _solve(
         )
         for engine in engines
     ]
-    safe = engines[0].is_safe(_plain(graph, tables))
+    safe = engines[0].is_safe(plain_tables(graph, tables))
     operands = (tables, log_evidence, state.messages)
     if len(routes) == 1:
         messages, residual, steps = routes[0](*operands)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ..graphs import FactorGraph
 from ._engines import AbstractEngine
-from ._messages import Semiring, largest
+from ._messages import Semiring, change, largest, reach
 
 
 class BinaryFlooding(AbstractEngine):
@@ -58,7 +58,9 @@ class BinaryFlooding(AbstractEngine):
         triples.append(jnp.zeros((3, 1), dtype))
         p, q, b = jnp.concatenate(triples, axis=1)[:, wiring.slots]
         constant = jnp.concatenate([*unary, jnp.zeros(0, dtype)])
-        return p, q, b, field, wiring.reverse, constant, self._at_variables(graph, constant)
+        at_variables = self._at_variables(graph, constant)
+        span = reach(graph, tables, log_evidence)
+        return p, q, b, field, wiring.reverse, constant, at_variables, span
 
     def load(self, graph, messages):
         """Log-odds by slot, those of unary factors by edge and summed by variable."""
@@ -77,11 +79,11 @@ class BinaryFlooding(AbstractEngine):
             size = part.stop - part.start
             odds = odds.at[part].set(unary[at : at + size])
             at += size
-        return (jnp.stack([-jax.nn.softplus(odds), -jax.nn.softplus(-odds)], axis=1),)
+        return (_log_messages(odds),)
 
     def step(self, inputs, carry):
         """Update every message."""
-        p, q, b, field, reverse, constant, constant_sum = inputs
+        p, q, b, field, reverse, constant, constant_sum, _ = inputs
         slots, unary, unary_sum = carry
         degree = slots.shape[0]
         # Sums of all messages but one, without subtraction: exact, and `inf` stays harmless.
@@ -98,11 +100,12 @@ class BinaryFlooding(AbstractEngine):
     def _damp(self, new, old):
         return (1.0 - self.damping) * new + self.damping * old
 
-    def change(self, new, old):
+    def change(self, inputs, new, old):
         """See `AbstractEngine.change`."""
+        span = inputs[-1]
         return largest(
             [
-                jnp.abs(jax.nn.sigmoid(a) - jax.nn.sigmoid(b))
+                change(_log_messages(a).reshape(-1, 2), _log_messages(b).reshape(-1, 2), span)
                 for a, b in zip(new[:2], old[:2], strict=True)
             ],
             new[0].dtype,
@@ -121,6 +124,10 @@ class BinaryFlooding(AbstractEngine):
     def is_safe(self, tables):
         """Whether all tables are finite."""
         return jnp.all(jnp.stack([jnp.all(jnp.isfinite(table)) for table in tables]))
+
+
+def _log_messages(odds: Array) -> Float[Array, "*odds 2"]:
+    return jnp.stack([-jax.nn.softplus(odds), -jax.nn.softplus(-odds)], axis=-1)
 
 
 def _unary_edges(graph: FactorGraph) -> list[slice]:

@@ -30,10 +30,6 @@ class Elimination(AbstractSolver):
     treewidth, independent of loops as such. The order is found once per graph structure, on the
     host, so the graph must be closed over, not passed through ``jit`` as an argument.
 
-    Messages are not normalised on the way, so marginals carry a rounding error of about ``eps``
-    times the largest partial log-partition: in float32, long chains of large potentials want
-    `BeliefPropagation(schedule=TreeSweep())`, or float64.
-
     Args:
         memory_limit: bytes that the program and its buffers may take.
 

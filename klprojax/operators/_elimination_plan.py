@@ -37,14 +37,24 @@ class EliminationPlan(eqx.Module):
         index: cells to read, ``[inputs, states, steps, rows]``; step ``t`` writes the next ``rows``
             cells.
         roots: cells whose sum is the log-partition ``[components]``.
+        owner: which table a row belongs to, counted from the first table of its step.
+        first: first table of each step. Tables are numbered as their cells are.
+        sources: tables that each table is computed from; the last table stands for given numbers.
+        root_tables: tables of ``roots``.
         inputs: number of cells before the first computed one.
+        slots: most tables in one step.
         total_entries: entries of all clusters' tables.
         largest_entries: entries of the largest cluster's table.
     """
 
     index: Int[Array, "inputs states steps rows"]
     roots: Int[Array, " components"]
+    owner: Int[Array, "steps rows"]
+    first: Int[Array, " steps"]
+    sources: Int[Array, "tables inputs"]
+    root_tables: Int[Array, " components"]
     inputs: int = eqx.field(static=True)
+    slots: int = eqx.field(static=True)
     total_entries: int = eqx.field(static=True)
     largest_entries: int = eqx.field(static=True)
 
@@ -102,7 +112,7 @@ def plan_elimination(
     states = _chosen_states(cards, order)
     operations, roots, first = _lay_out(graph, shared, order, states)
     rows = [math.prod(operation.shape) for operation in operations]
-    needed = sum(rows) * (4 * INPUTS * states + 4 * itemsize)
+    needed = sum(rows) * (4 * (INPUTS * states + 1) + 4 * itemsize)
     if needed > memory_limit:
         raise ValueError(
             f"Elimination needs tables of {sum(sizes):,} entries in all, the largest "
@@ -112,14 +122,20 @@ def plan_elimination(
         )
     index, cells = _index(operations, rows, states, first)
     root_cells = [cells[t.operation] if t.operation >= 0 else t.cell for t in roots]
+    owner, firsts, sources, number = _ownership(operations, rows, cells, first, index.shape[2:])
+    root_tables = [number[t.operation] for t in roots]
     # Concrete arrays even while something is being traced: the plan outlives the trace.
     with jax.ensure_compile_time_eval():
-        arrays = jnp.asarray(index), jnp.asarray(np.asarray(root_cells, np.int32))
+        arrays = tuple(
+            jnp.asarray(np.asarray(x, np.int32))
+            for x in (index, root_cells, owner, firsts, sources, root_tables)
+        )
     return EliminationPlan(
         *arrays,
-        first,
-        sum(sizes),
-        max(sizes, default=1),
+        inputs=first,
+        slots=1 + int(owner.max(initial=0)),
+        total_entries=sum(sizes),
+        largest_entries=max(sizes, default=1),
     )
 
 
@@ -262,6 +278,37 @@ def _index(
                 for i in range(1, INPUTS):
                     index[i, s, to][gone] = ONE
     return index.reshape(INPUTS, states, steps, width), cells
+
+
+def _ownership(
+    operations: list[_Operation],
+    rows: list[int],
+    cells: list[int],
+    first: int,
+    shape: tuple[int, int],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Which table each row belongs to, see `EliminationPlan`, and each operation's table."""
+    steps, width = shape
+    order = np.argsort(np.asarray(cells, np.int64), kind="stable")
+    number = np.empty(len(operations) + 1, np.int64)
+    number[order] = np.arange(len(operations))
+    starts = np.asarray(cells, np.int64)[order] - first
+    lengths = np.asarray(rows, np.int64)[order]
+    table = np.full(steps * width, -1, np.int64)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    table[np.repeat(starts, lengths) + within] = np.repeat(np.arange(len(order)), lengths)
+    table = table.reshape(steps, width)
+    firsts = table[:, 0].copy()
+    firsts[firsts < 0] = 0
+    owner = np.where(table < 0, 0, table - firsts[:, None])
+    # Slices of one length, the most tables in a step, must not run over the end.
+    given = len(operations) + int(owner.max(initial=0))
+    number[-1] = given
+    sources = np.full((given + 1, INPUTS), given, np.int64)
+    for k, operation in enumerate(operations):
+        for i, (one, _, _) in enumerate(operation.inputs):
+            sources[number[k], i] = number[one.operation]
+    return owner, firsts, sources, number
 
 
 def _chosen_width(sizes: list[int], reads: int) -> int:

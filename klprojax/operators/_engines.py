@@ -26,6 +26,7 @@ from ._messages import (
     damp,
     largest,
     outgoing,
+    reach,
     totals,
 )
 
@@ -60,8 +61,8 @@ class AbstractEngine(eqx.Module):
         """One step of the schedule."""
 
     @abc.abstractmethod
-    def change(self, new: Any, old: Any) -> Float[Array, ""]:
-        """Largest change of a message's probabilities between two carries."""
+    def change(self, inputs: Any, new: Any, old: Any) -> Float[Array, ""]:
+        """Largest change of a message between two carries, see `_messages.change`."""
 
     def is_safe(self, tables: FactorTables) -> Bool[Array, ""]:
         """Whether this engine's numbers are right for these tables."""
@@ -80,8 +81,8 @@ class LogFlooding(AbstractEngine):
     threshold: float | None = eqx.field(static=True, default=None)
 
     def prepare(self, graph, tables, log_evidence):
-        """Graph, tables and evidence as they are."""
-        return graph, tables, log_evidence
+        """Graph, tables and evidence as they are, and the tables' reach."""
+        return graph, tables, log_evidence, reach(graph, tables, log_evidence)
 
     def load(self, graph, messages):
         """The messages themselves."""
@@ -93,23 +94,23 @@ class LogFlooding(AbstractEngine):
 
     def step(self, inputs, carry):
         """Update every message, or those that change most."""
-        graph, tables, log_evidence = inputs
+        graph, tables, log_evidence, span = inputs
         proposed = _flood(graph, tables, log_evidence, carry, self._outgoing, finite=False)
         proposed = tuple(
             damp(new, old, self.damping) for new, old in zip(proposed, carry, strict=True)
         )
         if self.threshold is None or not proposed:
             return proposed
-        changes = [change(new, old) for new, old in zip(proposed, carry, strict=True)]
+        changes = [change(new, old, span) for new, old in zip(proposed, carry, strict=True)]
         bar = self.threshold * lax.stop_gradient(largest(changes, proposed[0].dtype))
         return tuple(
             jnp.where((by >= bar)[:, None], new, old)
             for new, old, by in zip(proposed, carry, changes, strict=True)
         )
 
-    def change(self, new, old):
+    def change(self, inputs, new, old):
         """See `AbstractEngine.change`."""
-        return message_change(new, old)
+        return message_change(new, old, inputs[-1])
 
     def _outgoing(self, group: GroupSignature, table: Array, incoming: tuple[Array, ...]):
         return outgoing(group, table, incoming, self.semiring)
@@ -133,7 +134,7 @@ class LinearFlooding(AbstractEngine):
             jnp.exp(_scale(table)) if group.rule is None else table
             for table, group in zip(tables, graph.signature.groups, strict=True)
         )
-        return graph, scaled, log_evidence
+        return graph, scaled, log_evidence, reach(graph, tables, log_evidence)
 
     def load(self, graph, messages):
         """The messages themselves."""
@@ -145,14 +146,14 @@ class LinearFlooding(AbstractEngine):
 
     def step(self, inputs, carry):
         """Update every message."""
-        graph, tables, log_evidence = inputs
+        graph, tables, log_evidence, _ = inputs
         finite = all(group.rule is None for group in graph.signature.groups)
         proposed = _flood(graph, tables, log_evidence, carry, self._outgoing, finite=finite)
         return tuple(damp(new, old, self.damping) for new, old in zip(proposed, carry, strict=True))
 
-    def change(self, new, old):
+    def change(self, inputs, new, old):
         """See `AbstractEngine.change`."""
-        return message_change(new, old)
+        return message_change(new, old, inputs[-1])
 
     def is_safe(self, tables):
         """Whether the range of every factor's table leaves room for rounding above underflow."""
@@ -210,10 +211,10 @@ def _flood(graph, tables, log_evidence, messages, update, *, finite: bool) -> Me
     return by_class(graph, proposed, dtype)
 
 
-def message_change(new: Messages, old: Messages) -> Float[Array, ""]:
-    """Largest change of a probability over all messages."""
+def message_change(new: Messages, old: Messages, span: Array) -> Float[Array, ""]:
+    """Largest change over all messages."""
     dtype = new[0].dtype if new else jnp.zeros(0).dtype
-    return largest([change(a, b) for a, b in zip(new, old, strict=True)], dtype)
+    return largest([change(a, b, span) for a, b in zip(new, old, strict=True)], dtype)
 
 
 def _scale(table: Array) -> Array:

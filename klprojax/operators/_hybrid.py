@@ -45,6 +45,7 @@ from ._messages import (
     dense,
     joint,
     largest,
+    reach,
     totals,
     uniform_messages,
 )
@@ -123,7 +124,7 @@ class HybridState(eqx.Module):
         log_q: ``q_n``, the beliefs ``b_i``, one table for all copies of a variable, per
             cardinality ``[variables, states]``. ``r_n`` holds the same numbers on the diagonal.
         tau: ``τ_n = -log m_{i→k}`` up to a constant, laid out like ``log_k``.
-        residual: largest change of the probabilities of a message or a belief in the last step.
+        residual: largest change of a message or a belief in the last step.
     """
 
     log_k: Messages
@@ -247,8 +248,9 @@ def _step(
         log_normalize(total.value(), axis=1) for total in totals(graph, messages, log_evidence)
     )
     tau = jax.tree.map(_minus, messages, _on_edges(graph, log_q))
+    span = reach(graph, tables, log_evidence)
     changes = [
-        change(new, old)
+        change(new, old, span)
         for new, old in zip(
             jax.tree.leaves((messages, log_q)),
             jax.tree.leaves((_messages(state), state.log_q)),

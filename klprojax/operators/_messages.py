@@ -6,10 +6,12 @@ factors to variables are the only state; messages from variables to factors are 
 message that came along the edge.
 """
 
+import math
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from .._types import FactorTables, VariableTables
@@ -222,9 +224,53 @@ def damp(new: Array, old: Array, damping: float) -> Array:
     return log_normalize((1.0 - damping) * new + damping * old, axis=1)
 
 
-def change(new: Array, old: Array) -> Float[Array, " edges"]:
-    """Largest change of each message's probabilities (linear space, so `-inf` is harmless)."""
-    return jnp.max(jnp.abs(jnp.exp(new) - jnp.exp(old)), axis=1, initial=0.0)
+def plain_tables(graph: FactorGraph, tables: FactorTables) -> FactorTables:
+    """The tables of factors that have no rule."""
+    return tuple(
+        table
+        for table, group in zip(tables, graph.signature.groups, strict=True)
+        if group.rule is None
+    )
+
+
+def reach(
+    graph: FactorGraph, tables: FactorTables, log_evidence: VariableTables | None
+) -> Float[Array, ""]:
+    """Largest difference between finite entries of one factor's table or one variable's evidence.
+
+    Finite tables send messages whose log-probabilities differ by no more.
+    """
+    dtype = tables[0].dtype if tables else jnp.zeros(0).dtype
+    spans = []
+    for table in (*plain_tables(graph, tables), *(log_evidence or ())):
+        flat = table.reshape(table.shape[0], -1)
+        if flat.shape[1] > 1:
+            finite = jnp.isfinite(flat)
+            high = jnp.max(jnp.where(finite, flat, -jnp.inf), axis=1, initial=-jnp.inf)
+            low = jnp.min(jnp.where(finite, flat, jnp.inf), axis=1, initial=jnp.inf)
+            spans.append(jnp.where(high > low, high - low, 0.0))
+    return lax.stop_gradient(largest(spans, dtype))
+
+
+def change(new: Array, old: Array, span: Array) -> Float[Array, " edges"]:
+    """Largest change of each message, in linear space and, where that is blind, in log space.
+
+    Probabilities below 1 % may decide other messages however small they are, as far down as tables
+    of this ``span`` can lift them (see `reach`). Their change counts relative to the span, so that
+    rounding of large tables is no change. Both parts are finite for `-inf`.
+    """
+    linear = jnp.abs(jnp.exp(new) - jnp.exp(old))
+    low = jnp.maximum(span + math.log(max(new.shape[1], 1)), -_TAIL)
+    lower = jnp.abs(_tail(new, low) - _tail(old, low)) / low
+    return jnp.max(jnp.maximum(linear, lower), axis=1, initial=0.0)
+
+
+# Below a probability of 1 % changes are also judged by the logarithm.
+_TAIL = math.log(1e-2)
+
+
+def _tail(log_probs: Array, low: Array) -> Array:
+    return jnp.clip(log_probs, -low, _TAIL)
 
 
 def largest(changes: list[Array], dtype) -> Float[Array, ""]:
