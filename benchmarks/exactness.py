@@ -31,7 +31,11 @@ def solve(case: shared.Case, data: Path, memory_limit: int) -> dict[str, Any]:
     model, observed = case.load(data)
     row: dict[str, Any] = {"variables": len(model.cardinalities), "factors": len(model.scopes)}
     start = shared.now()
-    reduced = klprojax.condition(model, observed)
+    try:
+        reduced = klprojax.condition(model, observed)
+    except klprojax.ContradictionError as error:
+        # Said of the file as it is; a published answer of such a file belongs to another model.
+        return row | {"status": "contradiction", "detail": str(error)}
     row["condition_s"] = shared.now() - start
     row["variables_left"] = len(reduced.kept)
     graph, log_potentials = reduced.model.to_graph()

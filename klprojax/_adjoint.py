@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
-from jax.scipy.sparse.linalg import bicgstab
+
+from ._linear_solve import bicgstab
 
 # (step, initial carry, inputs, max_steps) -> (final carry, steps taken). `step` maps
 # (inputs, carry) to (carry, done).
@@ -141,15 +142,7 @@ class ImplicitAdjoint(AbstractAdjoint):
             math.sqrt(eps) if self.fixed_point_tolerance is None else self.fixed_point_tolerance
         )
 
-        # BiCGSTAB can break down short of its tolerance; starting anew from the residual mends it.
-        def improve(_, x):
-            rest = right - matvec(x)
-            return x + bicgstab(matvec, rest, tol=tolerance, atol=0.0, maxiter=self.max_steps)[0]
-
-        x = lax.fori_loop(0, 3, improve, jnp.zeros_like(right))
-        size = jnp.linalg.norm(right)
-        left = jnp.linalg.norm(matvec(x) - right)
-        linear = jnp.where(size == 0, 0.0, left / jnp.where(size == 0, 1.0, size))
+        x, linear = bicgstab(matvec, right, tolerance=tolerance, max_steps=self.max_steps)
         # BiCGSTAB stops on its running residual; the true one may be somewhat larger.
         solved = linear <= 10 * tolerance
         settled = gap <= allowed

@@ -111,7 +111,12 @@ def _propagate(model: DiscreteModel, states: list[np.ndarray]) -> None:
         scope = model.scopes[f]
         support = ~np.isneginf(_slice(model.log_tables[f], scope, states))
         if not support.any():
-            where = " and ".join(repr(model.variable_names[v]) for v in scope) or "nothing"
+            if not scope:
+                raise ContradictionError(
+                    f"Factor {f} is the constant zero, so the model gives every joint state "
+                    "probability zero. Remove the factor or correct its value."
+                )
+            where = " and ".join(repr(model.variable_names[v]) for v in scope)
             raise ContradictionError(
                 f"The evidence has probability zero: no joint state of {where} is possible in "
                 f"factor {f}. Remove or change an observation."

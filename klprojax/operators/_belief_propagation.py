@@ -9,6 +9,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
@@ -27,10 +28,10 @@ from ._messages import (
     batched,
     factor_log_beliefs,
     log_beliefs,
-    plain_tables,
     totals,
     uniform_messages,
 )
+from ._odds_engine import OddsFlooding
 from ._schedules import AbstractSchedule, Flooding, Residual, TreeSweep
 from ._solver import AbstractSolver, verdict
 
@@ -57,15 +58,15 @@ class BeliefPropagation(AbstractSolver):
         semiring: ``"sum"`` or ``"max"``.
         schedule: `Flooding`, `Residual`, `Sequential` or `TreeSweep`.
         damping: in [0, 1): new messages are ``new^(1-d) old^d``.
-        tolerance: stop when no message changes by this much in a step: no probability, and below
-            1 % no log-probability relative to the largest range of a table (a probability of
-            1e-300 decides as soon as a table outweighs it). With 0 the loop runs all
-            ``max_steps``, that counts as success, and the residual reported is the change that
-            one more step would make.
+        tolerance: stop when no message changes by this much in a step: no probability, and, 100
+            times below the best, no log-probability relative to the largest range of a table (a
+            probability of 1e-300 decides as soon as a table outweighs it). With 0 the loop runs
+            all ``max_steps``, that counts as success, and the residual reported is the change
+            that one more step would make.
         engine: ``"auto"`` takes the fastest engine that is right for the structure and the numbers:
-            log-odds on binary pairwise graphs, matrix products on exponentiated tables, both for
-            flooding on finite tables, and the log domain for everything else. The numbers are
-            looked at before compiling when they are concrete, else both routes are compiled.
+            odds or log-odds on binary pairwise graphs, matrix products on exponentiated tables,
+            both for flooding on finite tables, and the log domain for everything else. The numbers
+            are looked at before compiling when they are concrete, else both routes are compiled.
             ``"log"`` takes the log domain; ``"fast"`` never falls back to it: numbers out of its
             range then end as `RESULTS.out_of_range` (use it to `vmap` over potentials).
 
@@ -129,7 +130,6 @@ class BeliefPropagation(AbstractSolver):
         factor_beliefs: bool,
     ) -> Solution:
         """See `infer`."""
-        state = self.init(graph, log_potentials) if init is None else init
         if isinstance(self.schedule, TreeSweep):
             max_steps = 1
         fast = None if self.engine == "log" else self._fast_engine(graph)
@@ -139,18 +139,24 @@ class BeliefPropagation(AbstractSolver):
             )
         engines: tuple[AbstractEngine, ...] = (self._log_engine(graph),)
         if fast is not None:
-            concrete = not any(isinstance(x, Tracer) for x in jax.tree.leaves(log_potentials))
-            if self.engine == "fast" or (concrete and bool(_is_safe(fast, graph, log_potentials))):
+            numbers = jax.tree.leaves((log_potentials, log_evidence))
+            if self.engine == "fast":
                 engines = (fast,)
-            elif not concrete:
+            elif any(isinstance(x, Tracer) for x in numbers):
                 engines = (fast, *engines)
+            else:
+                choices = (fast, *engines)
+                if init is None and self._takes_odds(graph):
+                    choices = (OddsFlooding(), *choices)
+                safe = _are_safe(choices, graph, log_potentials, log_evidence)
+                engines = (choices[int(np.argmax(np.asarray(safe)))],)
         return _solve(
             self,
             engines,
             graph,
             log_potentials,
             log_evidence,
-            state,
+            init,
             max_steps,
             adjoint,
             factor_beliefs,
@@ -163,6 +169,10 @@ class BeliefPropagation(AbstractSolver):
         threshold = self.schedule.threshold if isinstance(self.schedule, Residual) else None
         return LogFlooding(self.semiring, self.damping, threshold)
 
+    def _takes_odds(self, graph: FactorGraph) -> bool:
+        plain = self.semiring == "sum" and self.damping == 0.0
+        return plain and isinstance(self.schedule, Flooding) and BinaryFlooding.suits(graph)
+
     def _fast_engine(self, graph: FactorGraph) -> AbstractEngine | None:
         if not isinstance(self.schedule, Flooding):
             return None
@@ -174,10 +184,14 @@ class BeliefPropagation(AbstractSolver):
 
 
 @eqx.filter_jit
-def _is_safe(
-    engine: AbstractEngine, graph: FactorGraph, log_potentials: FactorTables
-) -> Bool[Array, ""]:
-    return engine.is_safe(plain_tables(graph, batched(graph, log_potentials)))
+def _are_safe(
+    engines: tuple[AbstractEngine, ...],
+    graph: FactorGraph,
+    log_potentials: FactorTables,
+    log_evidence: VariableTables | None,
+) -> Bool[Array, " engines"]:
+    tables = batched(graph, log_potentials)
+    return jnp.stack([engine.is_safe(graph, tables, log_evidence) for engine in engines])
 
 
 def _iterate(
@@ -217,32 +231,37 @@ def _solve(
     graph: FactorGraph,
     log_potentials: FactorTables,
     log_evidence: VariableTables | None,
-    state: BPState,
+    state: BPState | None,
     max_steps: int,
     adjoint: AbstractAdjoint,
     factor_beliefs: bool,
 ) -> Solution:
     tables = batched(graph, log_potentials)
+    finite = state is None and all(engine.sends_finite(graph) for engine in engines)
+    if state is None:
+        state = solver.init(graph, log_potentials)
     routes = [
         lambda tables, log_evidence, messages, engine=engine: _iterate(
             solver, engine, graph, tables, log_evidence, messages, max_steps, adjoint
         )
         for engine in engines
     ]
-    safe = engines[0].is_safe(plain_tables(graph, tables))
+    safe = engines[0].is_safe(graph, tables, log_evidence)
     operands = (tables, log_evidence, state.messages)
     if len(routes) == 1:
         messages, residual, steps = routes[0](*operands)
     else:
         messages, residual, steps = lax.cond(safe, *routes, *operands)
-    at_variables = totals(graph, messages, log_evidence)
+    at_variables = totals(graph, messages, log_evidence, finite=finite)
     beliefs = log_beliefs(at_variables)
     sweep = isinstance(solver.schedule, TreeSweep)
     if sweep or solver.tolerance == 0.0 or not any(g.shape for g in graph.signature.groups):
         converged = jnp.bool_(True)
     else:
         converged = residual < solver.tolerance
-    log_partition = bethe_log_partition(graph, tables, messages, at_variables, solver.semiring)
+    log_partition = bethe_log_partition(
+        graph, tables, messages, at_variables, solver.semiring, finite=finite
+    )
     result = verdict(beliefs, log_partition, converged)
     if solver.engine == "fast":
         result = RESULTS.where(safe, result, RESULTS.out_of_range)

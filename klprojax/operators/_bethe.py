@@ -20,6 +20,8 @@ def bethe_log_partition(
     messages: Messages,
     at_variables: tuple[Total, ...],
     semiring: Semiring,
+    *,
+    finite: bool = False,
 ) -> Scalar:
     """Evaluate the Bethe log-partition (nats) at any messages; `-inf` if some belief is empty.
 
@@ -27,13 +29,14 @@ def bethe_log_partition(
         tables: log-potentials with a factor axis (see `batched`).
         messages: factor-to-variable messages, any gauge.
         at_variables: their totals, evidence included.
+        finite: promise that no message is `-inf`.
     """
     masses, weights = [], []
     for rows, at in zip(graph.wiring.edges, at_variables, strict=True):
         degree = jnp.zeros(at.finite.shape[0], jnp.int32).at[rows].add(1)
         masses.append(reduce(at.value(), 1, semiring))
         weights.append(1.0 - degree.astype(at.finite.dtype))
-    incoming = by_group(graph, cavities(graph, messages, at_variables))
+    incoming = by_group(graph, cavities(graph, messages, at_variables, finite=finite))
     for table, axes, group in zip(tables, incoming, graph.signature.groups, strict=True):
         masses.append(log_mass(group, table, axes, semiring))
         weights.append(jnp.ones_like(masses[-1]))

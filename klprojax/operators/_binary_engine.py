@@ -13,11 +13,12 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from ..graphs import FactorGraph
 from ._engines import AbstractEngine
-from ._messages import Semiring, change, largest, reach
+from ._messages import Semiring, largest, reach, tail
 
 
 class BinaryFlooding(AbstractEngine):
@@ -40,23 +41,22 @@ class BinaryFlooding(AbstractEngine):
         dtype = tables[0].dtype
         field = jnp.zeros(graph.signature.counts[0], dtype)
         if log_evidence is not None:
-            field = field + _log_odds(log_evidence[0])
-        unary, triples = [], []
+            field = field + log_odds(log_evidence[0])
+        unary, entries = [], []
         for group, table, blocks in zip(
             graph.signature.groups, tables, graph.edge_blocks, strict=True
         ):
             table = jnp.broadcast_to(table, (group.count, *group.shape))
             if len(blocks) == 1:
-                unary.append(_log_odds(table))
-                triples.append(jnp.zeros((3, group.count), dtype))
+                unary.append(log_odds(table))
+                entries.append(jnp.zeros((group.count, 4), dtype))
             elif len(blocks) == 2:
-                for j in (table, jnp.swapaxes(table, 1, 2)):
-                    p = j[:, 1, 1] - j[:, 1, 0]
-                    q = j[:, 0, 1] - j[:, 0, 0]
-                    triples.append(jnp.stack([p, q, j[:, 1, 0] - j[:, 0, 0]]))
+                entries += [table.reshape(-1, 4), jnp.swapaxes(table, 1, 2).reshape(-1, 4)]
         # Padding slots belong to a factor that says nothing.
-        triples.append(jnp.zeros((3, 1), dtype))
-        p, q, b = jnp.concatenate(triples, axis=1)[:, wiring.slots]
+        entries.append(jnp.zeros((1, 4), dtype))
+        at_slots = jnp.concatenate(entries).T[:, wiring.slots]
+        j00, j01, j10, j11 = lax.optimization_barrier(at_slots)
+        p, q, b = j11 - j10, j01 - j00, j10 - j00
         constant = jnp.concatenate([*unary, jnp.zeros(0, dtype)])
         at_variables = self._at_variables(graph, constant)
         span = reach(graph, tables, log_evidence)
@@ -64,7 +64,7 @@ class BinaryFlooding(AbstractEngine):
 
     def load(self, graph, messages):
         """Log-odds by slot, those of unary factors by edge and summed by variable."""
-        odds = _log_odds(messages[0])
+        odds = log_odds(messages[0])
         slots = jnp.concatenate([odds, jnp.zeros(1, odds.dtype)])[graph.wiring.slots]
         unary = jnp.concatenate([odds[part] for part in _unary_edges(graph)] or [odds[:0]])
         return slots, unary, self._at_variables(graph, unary)
@@ -79,7 +79,7 @@ class BinaryFlooding(AbstractEngine):
             size = part.stop - part.start
             odds = odds.at[part].set(unary[at : at + size])
             at += size
-        return (_log_messages(odds),)
+        return (jnp.stack([-jax.nn.softplus(odds), -jax.nn.softplus(-odds)], axis=1),)
 
     def step(self, inputs, carry):
         """Update every message."""
@@ -103,13 +103,12 @@ class BinaryFlooding(AbstractEngine):
     def change(self, inputs, new, old):
         """See `AbstractEngine.change`."""
         span = inputs[-1]
-        return largest(
-            [
-                change(_log_messages(a).reshape(-1, 2), _log_messages(b).reshape(-1, 2), span)
-                for a, b in zip(new[:2], old[:2], strict=True)
-            ],
-            new[0].dtype,
-        )
+        parts = []
+        for a, b in zip(new[:2], old[:2], strict=True):
+            parts.append(jnp.abs(jax.nn.sigmoid(a) - jax.nn.sigmoid(b)))
+            for sign in (1.0, -1.0):
+                parts.append(jnp.abs(tail(sign * a, span) - tail(sign * b, span)))
+        return largest(parts, new[0].dtype)
 
     @staticmethod
     def _at_variables(graph, unary):
@@ -121,13 +120,15 @@ class BinaryFlooding(AbstractEngine):
             at += size
         return total
 
-    def is_safe(self, tables):
+    def sends_finite(self, graph):
+        """See `AbstractEngine.sends_finite`."""
+        del graph
+        return True
+
+    def is_safe(self, graph, tables, log_evidence):
         """Whether all tables are finite."""
+        del graph, log_evidence
         return jnp.all(jnp.stack([jnp.all(jnp.isfinite(table)) for table in tables]))
-
-
-def _log_messages(odds: Array) -> Float[Array, "*odds 2"]:
-    return jnp.stack([-jax.nn.softplus(odds), -jax.nn.softplus(-odds)], axis=-1)
 
 
 def _unary_edges(graph: FactorGraph) -> list[slice]:
@@ -138,7 +139,7 @@ def _unary_edges(graph: FactorGraph) -> list[slice]:
     ]
 
 
-def _log_odds(log_table: Float[Array, "rows 2"]) -> Float[Array, " rows"]:
+def log_odds(log_table: Float[Array, "rows 2"]) -> Float[Array, " rows"]:
     """``log m(1) - log m(0)``; 0 when both are `-inf`, which the beliefs report."""
     neither = jnp.all(jnp.isneginf(log_table), axis=1)
     log_table = jnp.where(neither[:, None], 0.0, log_table)

@@ -26,6 +26,7 @@ from ._messages import (
     damp,
     largest,
     outgoing,
+    plain_tables,
     reach,
     totals,
 )
@@ -64,9 +65,16 @@ class AbstractEngine(eqx.Module):
     def change(self, inputs: Any, new: Any, old: Any) -> Float[Array, ""]:
         """Largest change of a message between two carries, see `_messages.change`."""
 
-    def is_safe(self, tables: FactorTables) -> Bool[Array, ""]:
+    def sends_finite(self, graph: FactorGraph) -> bool:
+        """Whether no message is `-inf` where the numbers are safe and the start was finite."""
+        del graph
+        return False
+
+    def is_safe(
+        self, graph: FactorGraph, tables: FactorTables, log_evidence: VariableTables | None
+    ) -> Bool[Array, ""]:
         """Whether this engine's numbers are right for these tables."""
-        del tables
+        del graph, tables, log_evidence
         return jnp.bool_(True)
 
 
@@ -147,7 +155,7 @@ class LinearFlooding(AbstractEngine):
     def step(self, inputs, carry):
         """Update every message."""
         graph, tables, log_evidence, _ = inputs
-        finite = all(group.rule is None for group in graph.signature.groups)
+        finite = self.sends_finite(graph)
         proposed = _flood(graph, tables, log_evidence, carry, self._outgoing, finite=finite)
         return tuple(damp(new, old, self.damping) for new, old in zip(proposed, carry, strict=True))
 
@@ -155,8 +163,13 @@ class LinearFlooding(AbstractEngine):
         """See `AbstractEngine.change`."""
         return message_change(new, old, inputs[-1])
 
-    def is_safe(self, tables):
+    def sends_finite(self, graph):
+        """All but messages of structured factors."""
+        return all(group.rule is None for group in graph.signature.groups)
+
+    def is_safe(self, graph, tables, log_evidence):
         """Whether the range of every factor's table leaves room for rounding above underflow."""
+        tables = plain_tables(graph, tables)
         if not tables:
             return jnp.bool_(True)
         info = jnp.finfo(tables[0].dtype)

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import jax
+import numpy as np
+from jax.core import Tracer
+
 from .._adjoint import AbstractAdjoint, UnrolledAdjoint
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
@@ -65,6 +69,12 @@ def infer(
         init=init,
         factor_beliefs=factor_beliefs,
     )
-    if throw:
+    if throw and not _succeeded(solution):
         solution = solution.result.error_if(solution, solution.result != RESULTS.successful)
     return solution
+
+
+def _succeeded(solution: Solution) -> bool:
+    """Whether success can be seen now; a look at the number saves compiling a check for it."""
+    (code,), (success,) = jax.tree.leaves(solution.result), jax.tree.leaves(RESULTS.successful)
+    return not isinstance(code, Tracer) and bool(np.asarray(code) == np.asarray(success))

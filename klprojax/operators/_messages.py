@@ -64,7 +64,7 @@ def batched(graph: FactorGraph, log_potentials: FactorTables) -> FactorTables:
 def uniform_messages(graph: FactorGraph, dtype) -> Messages:
     """Messages that say nothing: uniform, in the gauge logsumexp = 0."""
     return tuple(
-        jnp.full((rows.shape[0], card), -jnp.log(card), dtype)
+        jnp.full((rows.shape[0], card), -math.log(card), dtype)
         for rows, card in zip(graph.wiring.edges, graph.signature.cardinalities, strict=True)
     )
 
@@ -255,22 +255,30 @@ def reach(
 def change(new: Array, old: Array, span: Array) -> Float[Array, " edges"]:
     """Largest change of each message, in linear space and, where that is blind, in log space.
 
-    Probabilities below 1 % may decide other messages however small they are, as far down as tables
-    of this ``span`` can lift them (see `reach`). Their change counts relative to the span, so that
-    rounding of large tables is no change. Both parts are finite for `-inf`.
+    States 100 times less probable than the best may decide other messages however small they are,
+    as far down as tables of this ``span`` can lift them (see `reach`). Their change counts relative
+    to the span, so that rounding of large tables is no change. Both parts are finite for `-inf`.
     """
     linear = jnp.abs(jnp.exp(new) - jnp.exp(old))
-    low = jnp.maximum(span + math.log(max(new.shape[1], 1)), -_TAIL)
-    lower = jnp.abs(_tail(new, low) - _tail(old, low)) / low
-    return jnp.max(jnp.maximum(linear, lower), axis=1, initial=0.0)
+    below = jnp.abs(tail(_below_best(new), span) - tail(_below_best(old), span))
+    return jnp.max(jnp.maximum(linear, below), axis=1, initial=0.0)
 
 
-# Below a probability of 1 % changes are also judged by the logarithm.
+def tail(log_ratio: Array, span: Array) -> Array:
+    """The part of log-ratios to the best state that `change` compares, as a fraction of the span.
+
+    0 for all above 1/100.
+    """
+    low = jnp.maximum(span, -_TAIL)
+    return (jnp.clip(log_ratio, -low, _TAIL) - _TAIL) / low
+
+
 _TAIL = math.log(1e-2)
 
 
-def _tail(log_probs: Array, low: Array) -> Array:
-    return jnp.clip(log_probs, -low, _TAIL)
+def _below_best(message: Array) -> Array:
+    best = jnp.max(message, axis=1, keepdims=True, initial=-jnp.inf)
+    return message - jnp.where(jnp.isneginf(best), 0.0, best)
 
 
 def largest(changes: list[Array], dtype) -> Float[Array, ""]:

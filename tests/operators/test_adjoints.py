@@ -9,9 +9,9 @@ import klprojax as kp
 from tests.operators._graphs import loopy_binary, loopy_mixed
 
 CASES = {
-    "binary": (loopy_binary, {}),
+    "binary": (loopy_binary, {"engine": "fast"}),
     "binary, damped, max": (loopy_binary, {"semiring": "max", "damping": 0.3}),
-    "mixed": (loopy_mixed, {}),
+    "mixed": (loopy_mixed, {"engine": "fast"}),
     "mixed, damped, log": (loopy_mixed, {"engine": "log", "damping": 0.2}),
     "mixed, sequential": (loopy_mixed, {"schedule": kp.Sequential()}),
 }
