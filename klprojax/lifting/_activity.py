@@ -60,7 +60,7 @@ def equation_activity(eqn: Any, active: Sequence[bool]) -> list[bool]:
         flags = [any(column) for column in zip(*branches, strict=True)]
     elif name == "scan":
         carry = scan_carry_activity(eqn, active)
-        consts = eqn.params["num_consts"]
+        consts, _ = scan_counts(eqn)
         inside = [*active[:consts], *carry, *active[consts + len(carry) :]]
         outputs = output_activity(eqn.params["jaxpr"].jaxpr, inside)
         flags = [*carry, *outputs[len(carry) :]]
@@ -71,9 +71,17 @@ def equation_activity(eqn: Any, active: Sequence[bool]) -> list[bool]:
     return [a and b for a, b in zip(flags, inexact, strict=True)]
 
 
+def scan_counts(eqn: Any) -> tuple[int, int]:
+    """Number of constants and of carries among a scan's operands."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].unpack()  # jax 0.12 and newer
+    return len(list(consts.vals)), len(list(carry.vals))
+
+
 def scan_carry_activity(eqn: Any, active: Sequence[bool]) -> list[bool]:
     """Return the least set of active carries that the body of a scan maps into itself."""
-    consts, count = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, count = scan_counts(eqn)
     head, carry, tail = active[:consts], active[consts : consts + count], active[consts + count :]
     return _fixed_point(eqn.params["jaxpr"].jaxpr, list(head), list(carry), list(tail))
 

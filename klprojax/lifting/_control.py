@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._activity import scan_carry_activity
+from ._activity import scan_carry_activity, scan_counts
 from ._error import LiftError
 from ._primitive import Psi, Replay
 from ._structure import Structure
@@ -99,8 +99,7 @@ class ScanRule:
         lift_jaxpr: LiftJaxpr,
     ):
         params = equation.params
-        self.consts: int = params["num_consts"]
-        self.carries: int = params["num_carry"]
+        self.consts, self.carries = scan_counts(equation)
         self.length: int = params["length"]
         self.reverse: bool = params["reverse"]
         self.unroll = params.get("unroll", 1)

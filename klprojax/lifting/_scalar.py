@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend import core as jex
 
-from ._activity import inner_jaxpr
+from ._activity import inner_jaxpr, scan_counts
 from ._curvature import is_elementwise
 from ._error import LiftError
 from ._primitive import Psi
@@ -337,7 +337,7 @@ def _dot(scalars: Scalars, eqn: Any, left: Cells, right: Cells) -> Cells:
 
 def _unroll(scalars: Scalars, eqn: Any, operands: list[Cells], place: str) -> list[Cells]:
     params = eqn.params
-    consts, carries = params["num_consts"], params["num_carry"]
+    consts, carries = scan_counts(eqn)
     fixed, carry = operands[:consts], operands[consts : consts + carries]
     xs = operands[consts + carries :]
     steps = range(params["length"])

@@ -289,22 +289,20 @@ def _ownership(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Which table each row belongs to, see `EliminationPlan`, and each operation's table."""
     steps, width = shape
-    order = np.argsort(np.asarray(cells, np.int64), kind="stable")
-    number = np.empty(len(operations) + 1, np.int64)
+    order = sorted(range(len(operations)), key=cells.__getitem__)
+    number = np.empty(len(operations) + 1, np.int32)
     number[order] = np.arange(len(operations))
-    starts = np.asarray(cells, np.int64)[order] - first
-    lengths = np.asarray(rows, np.int64)[order]
-    table = np.full(steps * width, -1, np.int64)
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    table[np.repeat(starts, lengths) + within] = np.repeat(np.arange(len(order)), lengths)
-    table = table.reshape(steps, width)
-    firsts = table[:, 0].copy()
-    firsts[firsts < 0] = 0
-    owner = np.where(table < 0, 0, table - firsts[:, None])
+    owner = np.zeros((steps, width), np.int32)
+    flat = owner.reshape(-1)
+    for k in order:
+        flat[cells[k] - first : cells[k] - first + rows[k]] = number[k]
+    firsts = owner[:, 0].copy()
+    owner -= firsts[:, None]
+    np.maximum(owner, 0, out=owner)  # padding, whose rows are zero whatever they belong to
     # Slices of one length, the most tables in a step, must not run over the end.
     given = len(operations) + int(owner.max(initial=0))
     number[-1] = given
-    sources = np.full((given + 1, INPUTS), given, np.int64)
+    sources = np.full((given + 1, INPUTS), given, np.int32)
     for k, operation in enumerate(operations):
         for i, (one, _, _) in enumerate(operation.inputs):
             sources[number[k], i] = number[one.operation]

@@ -56,7 +56,11 @@ def test_any_positive_output_factor_scales_the_gradient():
         assert_matches(sensitivities.inputs, jax.tree.map(lambda g, c=c: c * g, grads))
 
 
-@given(alpha=st.floats(-1e3, 1e3), offset=st.floats(-3e3, 3e3))
+@given(
+    # Subnormal slopes underflow to zero, as the processor is told to.
+    alpha=st.floats(-1e3, 1e3, allow_subnormal=False),
+    offset=st.floats(-3e3, 3e3),
+)
 def test_the_exponential_factor_has_slope_alpha_where_it_over_or_underflows(alpha, offset):
     lift = delta_lift(lambda x: x**2 + offset, jnp.asarray(1.5))
     slope = lift.sensitivities(exp_output(alpha)).inputs[0]
