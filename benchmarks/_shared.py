@@ -166,11 +166,23 @@ def parser(module: str, document: str | None) -> argparse.ArgumentParser:
     out.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
     out.add_argument("--markdown", type=Path, metavar="OUT", help="write the table here")
     out.add_argument("--only", action="append", default=[], metavar="CASE", help="repeatable")
+    out.add_argument("--resume", action="store_true", help="keep finished rows of --json FILE")
     out.add_argument("--float-bits", type=int, choices=(32, 64), default=64)
     out.add_argument(
         "--time-limit", type=float, default=180.0, metavar="S", help="seconds a model and method"
     )
     return out
+
+
+def finished_rows(options: argparse.Namespace, statuses: Sequence[str]) -> list[dict[str, Any]]:
+    """With ``--resume``, the rows of the report at ``--json`` that ended in one of the statuses."""
+    if not options.resume:
+        return []
+    if options.json is None or not options.json.exists():
+        raise SystemExit("--resume needs --json FILE, the report of the run to go on with.")
+    report = json.loads(options.json.read_text())
+    keep = [row for row in report["rows"] if row["status"] in statuses]
+    return [{"commit": report["commit"], **row} for row in keep]
 
 
 def data_dir(options: argparse.Namespace) -> Path:

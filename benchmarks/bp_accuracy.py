@@ -112,8 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     cases = shared.reference_cases(data, options.only)
     where = shared.environment(options.float_bits)  # before the run: the code that is measured
     worker = shared.Worker(solve, {"float_bits": options.float_bits})
-    rows: list[dict[str, Any]] = []
+    rows = shared.finished_rows(options, ("converged", "flagged"))
     trees: list[str] = []
+    done = {(row["case"], row["method"]) for row in rows}
 
     def report() -> tuple[str, dict[str, Any]]:
         counts = {
@@ -153,13 +154,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for case in shared.tracked(cases, lambda c: c.name):
             for method in METHODS:
+                if (case.name, method) in done:
+                    continue
                 row = worker.run(
                     options.time_limit, case, data, method, options.tolerance, options.max_steps
                 )
                 if row["status"] == "tree":
                     trees.append(case.name)
                     break
-                rows.append({"case": case.name, "folder": case.folder, "method": method, **row})
+                row |= {"method": method, "commit": where["commit"]}
+                rows.append({"case": case.name, "folder": case.folder, **row})
             if options.json:
                 shared.write_json(options.json, report()[1])
     finally:

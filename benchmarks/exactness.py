@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     cases = shared.reference_cases(data, options.only)
     where = shared.environment(options.float_bits)  # before the run: the code that is measured
     worker = shared.Worker(solve, {"float_bits": options.float_bits})
-    rows: list[dict[str, Any]] = []
+    rows = shared.finished_rows(options, ("solved", "infeasible", "contradiction"))
 
     def report() -> tuple[str, dict[str, Any]]:
         counts = dict(Counter(r["status"] for r in rows))
@@ -168,8 +168,10 @@ def main(argv: list[str] | None = None) -> int:
         return text, facts
 
     try:
-        for case in shared.tracked(cases, lambda c: c.name):
+        done = {row["case"] for row in rows}
+        for case in shared.tracked([c for c in cases if c.name not in done], lambda c: c.name):
             row = worker.run(options.time_limit, case, data, int(options.memory_limit * 2**30))
+            row |= {"commit": where["commit"]}
             rows.append({"case": case.name, "folder": case.folder, **row})
             if options.json:
                 shared.write_json(options.json, report()[1])

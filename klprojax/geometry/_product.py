@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._log_table import (
@@ -128,6 +129,8 @@ class ProductFamily(AbstractConstraint):
                 f"Got factors with {tuple(factor.ndim for factor in log_factors)} axes for blocks "
                 f"{blocks}; give one factor for each block, with one axis for each of its axes."
             )
+        if not log_factors:
+            return jnp.zeros(())  # the product of nothing
         factors = [
             expand_to(factor, block, ndim)
             for factor, block in zip(log_factors, blocks, strict=True)

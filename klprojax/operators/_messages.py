@@ -183,6 +183,10 @@ def outgoing(
     """Factor-to-variable messages ``m_{g->i}`` for every axis, gauge logsumexp = 0."""
     if group.rule is not None:
         messages = group.rule.messages(table, incoming, semiring)
+        if len(set(group.shape)) == 1:
+            # One normalisation, not one an axis: rules have hundreds of axes to compile.
+            together = log_normalize(jnp.concatenate(messages), axis=1)
+            return tuple(jnp.split(together, len(messages)))
     else:
         arity = table.ndim - 1
         messages = []

@@ -136,3 +136,7 @@ def test_misuse_is_refused():
         ProductFamily(((0,), (0, 1)))
     with pytest.raises(ValueError, match="one factor for each block"):
         ProductFamily(((0, 1), (2,))).join([jnp.zeros(2), jnp.zeros((2, 2))])
+
+
+def test_no_blocks_is_the_product_of_nothing():
+    assert float(ProductFamily().join(())) == 0.0

@@ -44,10 +44,11 @@ SECOND = [(1, 2), (0, 3), (3, 2)]  # the same shapes and degrees, wired otherwis
         kp.BeliefPropagation(engine="log"),
         kp.BeliefPropagation(),
         kp.BeliefPropagation(schedule=kp.Residual()),
+        kp.BeliefPropagation(schedule=kp.Sequential()),
         kp.BeliefPropagation(schedule=kp.TreeSweep()),
         kp.DykstraHybrid(),
     ],
-    ids=["log", "auto", "residual", "tree", "hybrid"],
+    ids=["log", "auto", "residual", "sequential", "tree", "hybrid"],
 )
 def test_belief_propagation_compiles_once_per_shape(solver):
     first, second = graph_of(FIRST), graph_of(SECOND)
