@@ -1,9 +1,11 @@
 """KL projections on pytrees of log-tables.
 
 Where the paper lives: section 2 in `geometry`, factor graphs in `graphs`, section 3.1 in
-`operators`, sections 3.2-3.3 in `lifting`.
+`operators`, sections 3.2-3.3 in `lifting`; `checks` computes every statement's residual.
 """
 
+from . import checks as checks
+from . import codes as codes
 from . import geometry as geometry
 from . import lifting as lifting
 from ._adjoint import AbstractAdjoint as AbstractAdjoint
@@ -25,6 +27,7 @@ from .graphs import read_model as read_model
 from .graphs import shipped_models as shipped_models
 from .lifting import delta_lift as delta_lift
 from .operators import And as And
+from .operators import Automaton as Automaton
 from .operators import BeliefPropagation as BeliefPropagation
 from .operators import Cardinality as Cardinality
 from .operators import DykstraHybrid as DykstraHybrid

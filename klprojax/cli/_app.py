@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from ._infer import infer_command
+from ._verify import verify_command
 
 app = typer.Typer(
     name="klprojax",
@@ -27,6 +28,7 @@ def _root(
 
 
 app.command("infer")(infer_command)
+app.command("verify")(verify_command)
 
 
 def main() -> None:

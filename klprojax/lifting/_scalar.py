@@ -298,7 +298,7 @@ def _last(cells: Cells, kept: list[int], summed: list[int], shape: tuple[int, ..
 
 
 def _reduce(scalars: Scalars, eqn: Any, cells: Cells) -> Cells:
-    summed = list(eqn.params["axes"])
+    summed = [int(axis) for axis in eqn.params["axes"]]  # vmap leaves numpy integers
     full = np.shape(cells.values)
     kept = [axis for axis in range(len(full)) if axis not in summed]
     shape = tuple(full[axis] for axis in kept)

@@ -1,0 +1,51 @@
+"""The paper's statements as functions that return a residual: what `klprojax verify` runs.
+
+Every check takes `seed`, `size` and `dtype` and returns a `Check`. Sections 2 and 3 are here.
+"""
+
+from ._check import Check as Check
+from ._section_2 import section_2_consensus_of_copies as section_2_consensus_of_copies
+from ._section_2 import section_2_consensus_projection as section_2_consensus_projection
+from ._section_2 import section_2_convex_projection as section_2_convex_projection
+from ._section_2 import section_2_dual_coordinates as section_2_dual_coordinates
+from ._section_2 import section_2_duality as section_2_duality
+from ._section_2 import section_2_gauge_invariance as section_2_gauge_invariance
+from ._section_2 import section_2_product_projection as section_2_product_projection
+
+# isort: split
+from ._proposition_3_1 import proposition_3_1_factored as proposition_3_1_factored
+from ._proposition_3_1 import proposition_3_1_i as proposition_3_1_i
+from ._proposition_3_1 import proposition_3_1_ii_corrected as proposition_3_1_ii_corrected
+from ._proposition_3_1 import proposition_3_1_ii_literal as proposition_3_1_ii_literal
+from ._proposition_3_1 import proposition_3_1_ii_powers as proposition_3_1_ii_powers
+from ._proposition_3_1 import proposition_3_1_iterates as proposition_3_1_iterates
+from ._proposition_3_1 import t_proj_by_elimination as t_proj_by_elimination
+from ._proposition_3_1 import t_proj_is_exact as t_proj_is_exact
+
+# isort: split
+from ._lemma_3_2 import lemma_3_2_jets as lemma_3_2_jets
+from ._lemma_3_2 import lemma_3_2_tables as lemma_3_2_tables
+from ._lemma_3_2 import theorem_3_3_seed as theorem_3_3_seed
+
+# isort: split
+from ._theorem_3_3 import theorem_3_3_differences as theorem_3_3_differences
+from ._theorem_3_3 import theorem_3_3_gradient as theorem_3_3_gradient
+from ._theorem_3_3 import theorem_3_3_tables as theorem_3_3_tables
+from ._theorem_3_3 import theorem_3_3_tables_gradient as theorem_3_3_tables_gradient
+
+# isort: split
+from ._corollary_3_4 import corollary_3_4_delta_lift as corollary_3_4_delta_lift
+from ._corollary_3_4 import corollary_3_4_gradient as corollary_3_4_gradient
+from ._corollary_3_4 import corollary_3_4_layers as corollary_3_4_layers
+from ._corollary_3_4 import corollary_3_4_projection_order as corollary_3_4_projection_order
+from ._corollary_3_4 import corollary_3_4_projections as corollary_3_4_projections
+from ._corollary_3_4 import corollary_3_4_table_order as corollary_3_4_table_order
+from ._corollary_3_4 import corollary_3_4_tables as corollary_3_4_tables
+
+# isort: split
+from ._registry import Registered as Registered
+from ._registry import registered_checks as registered_checks
+from ._registry import run_check as run_check
+from ._registry import run_checks as run_checks
+from ._registry import statement as statement
+from ._user_function import check_function as check_function

@@ -1,0 +1,296 @@
+"""Every statement comes out as it should; and every check can fail.
+
+Each kind of fault is put in once and must be noticed.
+"""
+
+import inspect
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import klprojax.checks as checks
+import klprojax.checks._corollary_3_4 as corollary
+import klprojax.checks._lemma_3_2 as lemma
+import klprojax.checks._proposition_3_1 as proposition
+import klprojax.checks._section_2 as section
+import klprojax.checks._theorem_3_3 as theorem
+import klprojax.lifting._layered as layered
+import klprojax.lifting._sweeps as sweeps
+from klprojax.checks import registered_checks, run_check
+from klprojax.geometry import ProductFamily, log_normalize
+from klprojax.lifting import delta_lift
+
+ENTRIES = {entry.name: entry for entry in registered_checks()}
+LITERAL = "proposition_3_1_ii_literal"
+
+
+# Cheap to compile, and of every module; the rest follows where time is no matter.
+QUICK = (
+    "section_2_dual_coordinates",
+    "section_2_duality",
+    "section_2_consensus_projection",
+    "section_2_product_projection",
+    "section_2_consensus_of_copies",
+    "t_proj_by_elimination",
+    "lemma_3_2_jets",
+    "theorem_3_3_differences",
+    "theorem_3_3_gradient",
+    "corollary_3_4_layers",
+)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_double_precision(name):
+    comes_out(name, seed=0, dtype="float64")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in ENTRIES]
+)
+def test_single_precision(name):
+    comes_out(name, seed=1, dtype="float32")
+
+
+def comes_out(name, **options):
+    check = run_check(ENTRIES[name], **options)
+    assert check.error is None, check.error
+    assert check.as_expected, check
+    assert check.holds == (name != LITERAL)
+    # Nothing is compared with itself.
+    assert check.residual > 0
+
+
+def test_the_list_covers_sections_2_and_3():
+    labels = {entry.statement for entry in ENTRIES.values()}
+    for label in ("Proposition 3.1", "Proposition 3.1 (i)", "Proposition 3.1 (ii)", "Lemma 3.2"):
+        assert label in labels
+    assert {"Theorem 3.3", "Corollary 3.4", "Section 2, duality"} <= labels
+    literal = ENTRIES[LITERAL]
+    assert not literal.expected
+    assert literal.reading == "taken literally"
+    # The same statement is there in a reading in which it holds.
+    held = [e for e in ENTRIES.values() if e.statement == literal.statement and e.expected]
+    assert held
+    assert all(e.reading not in ("as printed", literal.reading) for e in held)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_check_is_public_and_says_what_it_checks(name):
+    function = getattr(checks, name)
+    assert function is ENTRIES[name].function
+    assert "Source: " in function.__doc__
+    signature = inspect.signature(function)
+    assert list(signature.parameters) == ["seed", "size", "dtype"]
+    assert signature.return_annotation is checks.Check
+
+
+def test_the_counterexample_does_not_hang_on_the_seed():
+    for seed in range(6):
+        check = checks.proposition_3_1_ii_literal(seed=seed)
+        assert check.as_expected
+        # Five models a seed; their beliefs lie so far from uniform.
+        assert check.residual > 0.05
+
+
+def test_other_sizes():
+    assert checks.section_2_duality(size=11).holds
+    assert checks.section_2_consensus_of_copies(size=5).holds
+    assert checks.t_proj_by_elimination(size=7).holds
+    assert checks.theorem_3_3_seed(size=1).holds
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "least"),
+    [
+        ("section_2_duality", 1, 2),
+        ("t_proj_is_exact", 2, 3),
+        ("proposition_3_1_i", 1, 2),
+        ("lemma_3_2_jets", 0, 1),
+        ("theorem_3_3_gradient", 1, 2),
+        ("corollary_3_4_layers", 0, 1),
+    ],
+)
+def test_sizes_too_small_to_show_anything(name, size, least):
+    with pytest.raises(ValueError, match=f"size is {size}; this check needs at least {least}"):
+        getattr(checks, name)(size=size)
+
+
+# Faults, and the checks that must notice them.
+
+
+def fails(name, error=None):
+    check = run_check(ENTRIES[name])
+    assert not check.holds, check
+    assert not check.as_expected
+    if error is None:
+        assert check.error is None, check
+        # No matter of the last digits.
+        assert check.residual > 100 * check.tolerance
+    else:
+        assert error in check.error
+
+
+@pytest.fixture(autouse=True)
+def lift_anew():
+    """Lifts are compiled for themselves: a new one has the fault, an old one has not."""
+    theorem._lifted.cache_clear()
+    corollary._lifted.cache_clear()
+    yield
+    theorem._lifted.cache_clear()
+    corollary._lifted.cache_clear()
+
+
+def test_dropping_messages_at_a_fan_out(monkeypatch):
+    monkeypatch.setattr(sweeps, "product_of_messages", lambda slopes: slopes[0] if slopes else None)
+    for name in ("tables", "gradient", "differences"):
+        fails(f"theorem_3_3_{name}")
+
+
+def test_transposing_a_weight(monkeypatch):
+    args = theorem.computation_arguments(0, 3, "float64")
+
+    def transposed(p, x):
+        return theorem.computation({**p, "recurrent": p["recurrent"].T}, x)
+
+    lift = delta_lift(transposed, *args)
+    monkeypatch.setattr(theorem, "_lifted", lambda seed, size, dtype: (args, lift))
+    for name in ("gradient", "tables_gradient", "differences"):
+        fails(f"theorem_3_3_{name}")
+
+
+def test_an_output_factor_that_changes_sign(monkeypatch):
+    monkeypatch.setattr(theorem, "output_factor", lambda z: z - 100.0)
+    for name in ("tables", "gradient"):
+        fails(f"theorem_3_3_{name}", "must be positive and finite")
+    monkeypatch.setattr(lemma, "incoming_message", lambda y: -1 - y**2)
+    fails("lemma_3_2_jets", "must be positive and finite")
+
+
+def test_a_wrong_log_slope_of_the_output_factor(monkeypatch):
+    # φ' in place of φ'/φ.
+    monkeypatch.setattr(theorem, "_slope", lambda z: float(np.exp(z) + np.exp(z / 2) / 2))
+    for name in ("gradient", "tables_gradient", "differences"):
+        fails(f"theorem_3_3_{name}")
+    monkeypatch.setattr(lemma, "incoming_log_slope", lambda y: 3 * np.cos(3 * y))
+    for name in ("lemma_3_2_jets", "lemma_3_2_tables", "theorem_3_3_seed"):
+        fails(name)
+
+
+def test_leaving_out_an_activations_slope(monkeypatch):
+    monkeypatch.setattr(layered, "_activation_rule", lambda activation, u, slope: slope)
+    for name in ("layers", "gradient"):
+        fails(f"corollary_3_4_{name}")
+
+
+def test_permuting_a_weight(monkeypatch):
+    network = corollary.Layers.network
+
+    def permuted(self, dtype):
+        return network(self._replace(weights=[self.weights[0][:, ::-1], *self.weights[1:]]), dtype)
+
+    monkeypatch.setattr(corollary.Layers, "network", permuted)
+    for name in ("layers", "delta_lift", "tables", "projections"):
+        fails(f"corollary_3_4_{name}")
+    # Errors that do not tend to zero have order zero.
+    for name in ("table_order", "projection_order"):
+        check = run_check(ENTRIES[f"corollary_3_4_{name}"])
+        assert not check.holds
+        assert check.residual > 0.9
+
+
+def test_an_operator_that_forgets_consensus(monkeypatch):
+    def forgetful(log_table, copies):
+        return ProductFamily().right_projection(log_table).value
+
+    monkeypatch.setattr(proposition, "_t_proj_dense", forgetful)
+    fails("t_proj_is_exact")
+    fails("proposition_3_1_ii_powers")
+    # Products are fixed points of factorisation alone: the literal claim would now be true.
+    check = run_check(ENTRIES[LITERAL])
+    assert check.holds
+    assert not check.as_expected
+
+
+def test_a_hybrid_without_corrections(monkeypatch):
+    step = proposition._dense_hybrid_step
+
+    def plain(state, consensus):
+        zero = jnp.zeros_like(state.sigma)
+        return step(type(state)(state.log_k, zero, state.log_r, state.log_q, zero), consensus)
+
+    monkeypatch.setattr(proposition, "_dense_hybrid_step", plain)
+    for name in ("proposition_3_1_iterates", "proposition_3_1_ii_corrected"):
+        fails(name)
+
+
+def test_messages_that_forget_their_sender(monkeypatch):
+    # Beliefs in place of the messages m_{i→k}: the recipient's own message comes back to it.
+    flood = proposition.flood
+
+    def echoing(model, messages):
+        return flood(model, {edge: m**2 / np.sum(m**2) for edge, m in messages.items()})
+
+    monkeypatch.setattr(proposition, "flood", echoing)
+    for name in ("proposition_3_1_iterates", "proposition_3_1_factored"):
+        fails(name)
+
+
+def test_a_graph_that_is_no_tree(monkeypatch):
+    monkeypatch.setattr(proposition, "random_tree", proposition.random_cycle)
+    fails("proposition_3_1_i", "ValueError")
+
+
+def test_exact_marginals_are_not_beliefs_on_a_cycle(monkeypatch):
+    def beliefs(model):
+        return proposition.beliefs(model, proposition.fixed_point(model))
+
+    monkeypatch.setattr(proposition, "enumerated_marginals", beliefs)
+    fails("t_proj_is_exact")
+    fails("t_proj_by_elimination")
+
+
+def test_projections_that_are_not_nearest(monkeypatch):
+    def feasible(constraint, log_table, **options):
+        result = constraint.left_projection(log_table)
+        tilt = jnp.arange(log_table.size, dtype=log_table.dtype).reshape(log_table.shape) / 10
+        return type(result)(
+            log_normalize(result.value + tilt), result.residual, result.steps, result.converged
+        )
+
+    def product(constraint, log_table):
+        # A product, but of squared marginals.
+        result = constraint.right_projection(log_table)
+        return type(result)(
+            log_normalize(2 * result.value), result.residual, result.steps, result.converged
+        )
+
+    monkeypatch.setattr(section, "_i_projection", feasible)
+    monkeypatch.setattr(section, "_right_projection", product)
+    monkeypatch.setattr(section, "i_projection", feasible)
+    for name in ("consensus_projection", "product_projection", "consensus_of_copies"):
+        fails(f"section_2_{name}")
+    fails("section_2_convex_projection")
+
+
+def test_divergences_with_their_arguments_swapped(monkeypatch):
+    kl = section.kl
+    monkeypatch.setattr(section, "kl", lambda p, q: kl(q, p))
+    fails("section_2_duality")
+    fails("section_2_product_projection")
+
+
+def test_wrong_dual_coordinates(monkeypatch):
+    monkeypatch.setattr(section.NegativeEntropy, "to_dual", lambda self, p: jnp.log(p))
+    fails("section_2_dual_coordinates")
+
+
+def test_scales_that_are_no_scales(monkeypatch):
+    fixed_point = section.fixed_point
+
+    def unary_left_out(model):
+        tables = (np.zeros_like(model.log_tables[0]), *model.log_tables[1:])
+        return fixed_point(model._replace(log_tables=tables))
+
+    monkeypatch.setattr(section, "fixed_point", unary_left_out)
+    fails("section_2_gauge_invariance")
