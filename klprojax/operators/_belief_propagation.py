@@ -28,6 +28,7 @@ from ._messages import (
     batched,
     factor_log_beliefs,
     log_beliefs,
+    log_mass,
     totals,
     uniform_messages,
 )
@@ -260,7 +261,13 @@ def _solve(
     else:
         converged = residual < solver.tolerance
     log_partition = bethe_log_partition(
-        graph, tables, messages, at_variables, solver.semiring, finite=finite
+        graph,
+        tables,
+        messages,
+        at_variables,
+        solver.semiring,
+        finite=finite,
+        mass_of=engines[0].log_mass if len(engines) == 1 else log_mass,
     )
     result = verdict(beliefs, log_partition, converged)
     if solver.engine == "fast":

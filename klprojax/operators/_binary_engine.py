@@ -59,7 +59,7 @@ class BinaryFlooding(AbstractEngine):
         p, q, b = j11 - j10, j01 - j00, j10 - j00
         constant = jnp.concatenate([*unary, jnp.zeros(0, dtype)])
         at_variables = self._at_variables(graph, constant)
-        span = reach(graph, tables, log_evidence)
+        span = reach(graph, tables, log_evidence, finite=True)
         return p, q, b, field, wiring.reverse, constant, at_variables, span
 
     def load(self, graph, messages):

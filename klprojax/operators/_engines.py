@@ -25,9 +25,11 @@ from ._messages import (
     change,
     damp,
     largest,
+    log_mass,
     outgoing,
     plain_tables,
     reach,
+    spans_of,
     totals,
 )
 
@@ -64,6 +66,16 @@ class AbstractEngine(eqx.Module):
     @abc.abstractmethod
     def change(self, inputs: Any, new: Any, old: Any) -> Float[Array, ""]:
         """Largest change of a message between two carries, see `_messages.change`."""
+
+    def log_mass(
+        self,
+        group: GroupSignature,
+        table: Float[Array, "..."],
+        incoming: tuple[Array, ...],
+        semiring: Semiring,
+    ) -> Float[Array, " factors"]:
+        """See `_messages.log_mass`."""
+        return log_mass(group, table, incoming, semiring)
 
     def sends_finite(self, graph: FactorGraph) -> bool:
         """Whether no message is `-inf` where the numbers are safe and the start was finite."""
@@ -142,7 +154,7 @@ class LinearFlooding(AbstractEngine):
             jnp.exp(_scale(table)) if group.rule is None else table
             for table, group in zip(tables, graph.signature.groups, strict=True)
         )
-        return graph, scaled, log_evidence, reach(graph, tables, log_evidence)
+        return graph, scaled, log_evidence, reach(graph, tables, log_evidence, finite=True)
 
     def load(self, graph, messages):
         """The messages themselves."""
@@ -174,13 +186,21 @@ class LinearFlooding(AbstractEngine):
             return jnp.bool_(True)
         info = jnp.finfo(tables[0].dtype)
         room = math.log(float(info.eps)) - math.log(float(info.smallest_normal))
-        spans = [
-            jnp.max(jnp.max(flat, axis=1) - jnp.min(flat, axis=1), initial=0.0)
-            for flat in (table.reshape(table.shape[0], -1) for table in tables)
-            if flat.shape[1]
-        ]
         # A table with -inf has an infinite or NaN span, which compares false.
+        spans = [jnp.max(span, initial=0.0) for span in spans_of(tables)]
         return jnp.all(jnp.stack(spans) < room) if spans else jnp.bool_(True)
+
+    def log_mass(self, group, table, incoming, semiring):
+        """One contraction of the exponentiated table."""
+        if group.rule is not None or not group.shape or semiring == "max":
+            return log_mass(group, table, incoming, semiring)
+        tops = [_top(message) for message in incoming]
+        weights = [jnp.exp(m - top) for m, top in zip(incoming, tops, strict=True)]
+        scaled = jnp.exp(_scale(table))
+        last = _contract(scaled, weights, len(weights) - 1)
+        scale = jnp.max(table.reshape(table.shape[0], -1), axis=1)
+        mass = jnp.log(jnp.sum(last * weights[-1], axis=1)) + lax.stop_gradient(scale)
+        return mass + sum(top[:, 0] for top in tops)
 
     def _outgoing(self, group: GroupSignature, table: Array, incoming: tuple[Array, ...]):
         if group.rule is not None:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import klprojax as kp
+from klprojax.operators._messages import batched
+from klprojax.operators._odds_engine import OddsFlooding
 from tests.operators._graphs import loopy_binary, loopy_mixed
 
 
@@ -18,17 +20,38 @@ def run(graph, log_potentials, steps, **options):
     ("make", "damping", "semiring"),
     [(loopy_binary, 0.0, "sum"), (loopy_binary, 0.4, "max"), (loopy_mixed, 0.4, "sum")],
 )
+@pytest.mark.parametrize("engine", ["fast", "auto"])
 @pytest.mark.parametrize("steps", [1, 9])
-def test_every_engine_computes_the_same_iterates(make, damping, semiring, steps):
+def test_every_engine_computes_the_same_iterates(make, damping, semiring, steps, engine):
     graph, log_potentials = make(scale=2.0)
     options = {"damping": damping, "semiring": semiring}
     slow = run(graph, log_potentials, steps, engine="log", **options)
-    fast = run(graph, log_potentials, steps, engine="fast", **options)
+    # "auto" takes odds in the first case, what "fast" takes in the others.
+    fast = run(graph, log_potentials, steps, engine=engine, **options)
     # Different order of the same float64 operations, a few steps.
     for a, b in zip(slow.state.messages, fast.state.messages, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
     np.testing.assert_allclose(slow.log_partition, fast.log_partition, atol=1e-11)
     np.testing.assert_allclose(slow.residual, fast.residual, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.5, 5.0, 50.0, 500.0])
+@pytest.mark.parametrize("observed", [False, True])
+def test_odds_are_used_where_they_fit(scale, observed):
+    graph, log_potentials = loopy_binary(scale=scale)
+    evidence = graph.log_evidence({0: 1}) if observed else graph.log_evidence()
+    safe = bool(OddsFlooding().is_safe(graph, batched(graph, log_potentials), evidence))
+    # float64 holds odds up to e^709, here a product of ten factors of about thrice the scale.
+    # Observed variables have infinite odds.
+    assert safe == (scale < 50.0 and not observed)
+    solver = kp.BeliefPropagation(tolerance=0.0)
+    auto, slow = (
+        kp.infer(graph, log_potentials, s, log_evidence=evidence, max_steps=7)
+        for s in (solver, kp.BeliefPropagation(tolerance=0.0, engine="log"))
+    )
+    for got, wanted in zip(auto.beliefs, slow.beliefs, strict=True):
+        # Seven steps of numbers of size `scale` and their rounding.
+        np.testing.assert_allclose(got, wanted, atol=1e-13 * scale)
 
 
 @pytest.mark.parametrize("make", [loopy_binary, loopy_mixed])
