@@ -1,0 +1,356 @@
+"""The explicit circuit: a sum-product network as a general directed acyclic graph."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Integer
+
+from .._types import VariableTables
+from ..geometry import safe_logsumexp
+from ._leaves import AbstractDiscreteLeaf
+from ._structure import LEAF, SUM, CircuitStructure, LeafGroup, is_indicator
+from ._validation import check_semantics, check_wiring
+
+
+class Circuit(eqx.Module):
+    """Hold the structure of a sum-product network: nodes, edges and leaves, no numbers.
+
+    Most users want `CircuitBuilder`, a reader or `compile_model`; this is the form with arrays.
+
+    Args:
+        cardinalities: number of states of each variable; 0 for a continuous one.
+        kinds: per node 0 (leaf), 1 (product) or 2 (sum), in any order.
+        offsets: the children of node n are ``children[offsets[n] : offsets[n + 1]]``.
+        children: child nodes, any number of parents each.
+        groups: the leaves (see `LeafGroup`), every leaf node in one group; a group is of one
+            family and one cardinality.
+        root: the root node.
+        names: names of the nodes, for messages; may be empty strings.
+        validate: check completeness, decomposability and the scope of the root. Without it the
+            sweep still computes values and log-derivatives of the network polynomial, which then
+            are no marginals (Remark 4.7).
+
+    The numbers live outside: ``log_weights`` with one entry an edge out of a sum node, node by
+    node and child by child, and ``leaf_parameters`` with one array a leaf group,
+    ``[leaves, *family.parameter_shape(cardinality)]``. All logarithms in nats.
+
+    A circuit is static: it hashes and compares by content and has no arrays as pytree leaves, so
+    it may be closed over or passed through any transformation.
+
+    Raises:
+        ValueError: naming the node at fault and the remedy.
+
+    Reference: section 4.1.
+    """
+
+    structure: CircuitStructure = eqx.field(static=True)
+
+    def __init__(
+        self,
+        cardinalities: Sequence[int] | Integer[np.ndarray, " variables"],
+        kinds: Sequence[int] | Integer[np.ndarray, " nodes"],
+        offsets: Sequence[int] | Integer[np.ndarray, " nodes_and_one"],
+        children: Sequence[int] | Integer[np.ndarray, " edges"],
+        groups: Sequence[LeafGroup],
+        root: int,
+        *,
+        names: tuple[str, ...] | None = None,
+        validate: bool = True,
+    ):
+        self.structure = CircuitStructure(
+            np.asarray(cardinalities),
+            np.asarray(kinds),
+            np.asarray(offsets),
+            np.asarray(children),
+            groups,
+            int(root),
+            names,
+        )
+        check_wiring(self.structure)
+        if validate:
+            check_semantics(self.structure)
+
+    # -- sizes -------------------------------------------------------------------------------
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """States of each variable; 0 for a continuous one."""
+        return tuple(self.structure.cardinalities.tolist())
+
+    @property
+    def num_variables(self) -> int:
+        """Number of variables."""
+        return len(self.structure.cardinalities)
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes."""
+        return self.structure.num_nodes
+
+    @property
+    def num_edges(self) -> int:
+        """Number of edges."""
+        return self.structure.num_edges
+
+    @property
+    def num_weights(self) -> int:
+        """Number of edges out of sum nodes: the length of ``log_weights``."""
+        return len(self.structure.sum_edges)
+
+    @property
+    def depth(self) -> int:
+        """Longest way from the root to a leaf, in edges."""
+        return int(self.structure.rank[self.root])
+
+    @property
+    def root(self) -> int:
+        """The root node."""
+        return self.structure.root
+
+    @property
+    def groups(self) -> tuple[LeafGroup, ...]:
+        """The leaf groups."""
+        return self.structure.groups
+
+    @property
+    def parameter_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of each array of ``leaf_parameters``."""
+        cards = self.structure.cardinalities
+        return tuple(
+            (len(g.nodes), *g.family.parameter_shape(int(cards[g.variables[0]])))
+            for g in self.groups
+        )
+
+    def scope(self, node: int) -> tuple[int, ...]:
+        """The variables below a node."""
+        return self.structure.scope_of(node)
+
+    def __repr__(self) -> str:
+        return (
+            f"Circuit({self.num_variables} variables, {self.num_nodes} nodes, {self.num_edges} "
+            f"edges, depth {self.depth})"
+        )
+
+    # -- evidence ----------------------------------------------------------------------------
+
+    def log_evidence(self, observed: Any = None, dtype: Any = None) -> VariableTables:
+        """Build log-evidence: the logarithm of the paper's λ, 0 where nothing is known.
+
+        Args:
+            observed: maps a variable to a state (hard evidence, ``-inf`` elsewhere) or to a
+                log-table ``[states]`` (soft evidence, nats).
+            dtype: floating dtype (default: JAX's default float).
+
+        Returns:
+            One array per distinct cardinality, ``[variables of that cardinality, states]``.
+
+        Raises:
+            ValueError: an unknown or continuous variable, a state out of range, a table of the
+                wrong length.
+        """
+        s = self.structure
+        dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
+        tables = [
+            np.zeros((len(ids), card), dtype)
+            for ids, card in zip(s.class_members, s.classes, strict=True)
+        ]
+        for v, value in dict(observed or {}).items():
+            if not 0 <= v < self.num_variables:
+                raise ValueError(
+                    f"Evidence names variable {v}; the circuit has 0..{self.num_variables - 1}."
+                )
+            card = int(s.cardinalities[v])
+            if not card:
+                raise ValueError(f"Variable {v} is continuous; pass its value in `values`.")
+            row = tables[int(np.searchsorted(s.classes, card))][s.row_of[v]]
+            if np.ndim(value) == 0:
+                if not 0 <= int(value) < card:
+                    raise ValueError(
+                        f"Evidence sets variable {v} to state {int(value)}; it has states "
+                        f"0..{card - 1}."
+                    )
+                row[:] = -np.inf
+                row[int(value)] = 0.0
+            elif np.shape(value) == (card,):
+                row[:] = np.asarray(value)
+            else:
+                raise ValueError(
+                    f"Soft evidence on variable {v} has shape {np.shape(value)}; expected "
+                    f"({card},)."
+                )
+        return tuple(jnp.asarray(table) for table in tables)
+
+    def evidence_from_data(
+        self, rows: Any, dtype: Any = None
+    ) -> tuple[tuple[Float[Array, "..."], ...], Float[Array, "..."]]:
+        """Turn data into evidence; missing entries are -1 or NaN (NaN for continuous variables).
+
+        Args:
+            rows: states or values ``[..., variables]``; leading axes are a batch.
+            dtype: floating dtype of the result.
+
+        Returns:
+            ``log_evidence``, one array per cardinality ``[..., variables, states]``, and
+            ``values`` ``[..., continuous variables]`` with NaN where missing.
+
+        Raises:
+            ValueError: another number of variables, or a state that a variable does not have.
+        """
+        s = self.structure
+        dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
+        rows = np.asarray(rows)
+        if rows.ndim == 0 or rows.shape[-1] != self.num_variables:
+            raise ValueError(
+                f"The data has shape {rows.shape}; its last axis must be the {self.num_variables} "
+                "variables of the circuit."
+            )
+        tables = []
+        for ids, card in zip(s.class_members, s.classes, strict=True):
+            part = rows[..., ids]
+            missing = np.isnan(part) if part.dtype.kind == "f" else np.zeros(part.shape, bool)
+            states = np.where(missing, -1, part).astype(np.int64)
+            wrong = (states < -1) | (states >= card) | (np.where(missing, -1, part) != states)
+            if wrong.any():
+                at = np.argwhere(wrong)[0]
+                raise ValueError(
+                    f"The data has {part[tuple(at)]} for variable {ids[at[-1]]}; expected one of "
+                    f"its states 0..{card - 1}, or -1 or NaN for a missing entry."
+                )
+            table = np.full((*part.shape, card), -np.inf, dtype)
+            table[states < 0] = 0.0
+            seen = states >= 0
+            table[(*np.nonzero(seen), states[seen])] = 0.0
+            tables.append(jnp.asarray(table))
+        return tuple(tables), jnp.asarray(rows[..., s.continuous].astype(dtype))
+
+    def unpack_variables(self, tables: Sequence[Any]) -> list[Any]:
+        """One array ``[states]`` per variable from arrays by cardinality; None if continuous."""
+        s = self.structure
+        out: list[Any] = [None] * self.num_variables
+        for ids, table in zip(s.class_members, tables, strict=True):
+            for row, v in enumerate(ids.tolist()):
+                out[v] = table[row]
+        return out
+
+    def pack_variables(self, tables: Sequence[Any], dtype: Any = None) -> VariableTables:
+        """Undo `unpack_variables`: evidence from one log-table ``[states]`` a variable."""
+        discrete = {v: t for v, t in enumerate(tables) if self.structure.cardinalities[v]}
+        return self.log_evidence(discrete, dtype)
+
+    # -- numbers -----------------------------------------------------------------------------
+
+    def uniform_weights(self, dtype: Any = None) -> Float[Array, " weights"]:
+        """Equal normalised log-weights at every sum node."""
+        s = self.structure
+        counts = s.fan_in[s.parents[s.sum_edges]]
+        return jnp.asarray(-np.log(counts.astype(np.float64)), dtype or jnp.zeros(0).dtype)
+
+    def normalize_weights(self, log_weights: Float[Array, " weights"]) -> Float[Array, " weights"]:
+        """Make the weights of every sum node add up to one."""
+        return log_weights - self._log_totals(log_weights)
+
+    def is_normalized(
+        self,
+        log_weights: Any,
+        leaf_parameters: Sequence[Any] | None = None,
+        *,
+        tolerance: float | None = None,
+    ) -> bool:
+        """Say whether all sum nodes and all leaf tables are normalised, so that log Z is 0.
+
+        Args:
+            tolerance: largest ``|log total|`` accepted; ``100 eps`` of the dtype if None.
+        """
+        log_weights = jnp.asarray(log_weights)
+        if tolerance is None:
+            tolerance = 100 * float(jnp.finfo(log_weights.dtype).eps)
+        totals = [np.asarray(self._log_totals(log_weights))]
+        cards = self.structure.cardinalities
+        for group, parameters in zip(
+            self.groups, self.check(log_weights, None, leaf_parameters), strict=True
+        ):
+            if isinstance(group.family, AbstractDiscreteLeaf) and not is_indicator(group):
+                table = group.family.log_table(parameters, int(cards[group.variables[0]]))
+                totals.append(np.asarray(safe_logsumexp(table, axis=1)))
+        return all(bool((np.abs(t) <= tolerance).all()) for t in totals)
+
+    def _log_totals(self, log_weights: Array) -> Array:
+        """Per weight, the log of the total weight of its sum node."""
+        s = self.structure
+        owner = s.parents[s.sum_edges]
+        top = jnp.full(self.num_nodes, -jnp.inf, log_weights.dtype).at[owner].max(log_weights)
+        top = jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))[owner]
+        total = (
+            jnp.zeros(self.num_nodes, log_weights.dtype).at[owner].add(jnp.exp(log_weights - top))
+        )
+        return jnp.log(total[owner]) + top
+
+    def check(
+        self,
+        log_weights: Any,
+        log_evidence: Sequence[Any] | None = None,
+        leaf_parameters: Sequence[Any] | None = None,
+        values: Any = None,
+        *,
+        batch: tuple[int, ...] = (),
+    ) -> tuple[Any, ...]:
+        """Check that the numbers fit the circuit; return the leaf parameters, filled in.
+
+        Raises:
+            ValueError: a shape that does not fit, mixed dtypes, or leaf parameters left out.
+        """
+        s = self.structure
+        if np.shape(log_weights) != (self.num_weights,):
+            raise ValueError(
+                f"log_weights has shape {np.shape(log_weights)}; the circuit has "
+                f"{self.num_weights} edges out of sum nodes, so expected ({self.num_weights},)."
+            )
+        dtype = log_weights.dtype
+        shapes = self.parameter_shapes
+        if leaf_parameters is None:
+            if any(0 not in shape for shape in shapes):
+                kinds = sorted(
+                    {type(g.family).__name__ for g in self.groups if not is_indicator(g)}
+                )
+                raise ValueError(
+                    f"The circuit has leaves with parameters ({', '.join(kinds)}); pass "
+                    "leaf_parameters, one array a leaf group (see Circuit.parameter_shapes)."
+                )
+            leaf_parameters = tuple(jnp.zeros(shape, dtype) for shape in shapes)
+        got = tuple(np.shape(p) for p in leaf_parameters)
+        if got != shapes:
+            raise ValueError(f"leaf_parameters has shapes {got}; expected {shapes}.")
+        if log_evidence is not None:
+            wanted = tuple(
+                (*batch, len(ids), int(card))
+                for ids, card in zip(s.class_members, s.classes, strict=True)
+            )
+            shapes_got = tuple(np.shape(table) for table in log_evidence)
+            if shapes_got != wanted:
+                raise ValueError(
+                    f"log_evidence has shapes {shapes_got}; expected {wanted} "
+                    "(see Circuit.log_evidence)."
+                )
+        if values is not None and np.shape(values) != (*batch, len(s.continuous)):
+            raise ValueError(
+                f"values has shape {np.shape(values)}; the circuit has {len(s.continuous)} "
+                f"continuous variables, so expected {(*batch, len(s.continuous))}."
+            )
+        arrays = (log_weights, *(log_evidence or ()), *leaf_parameters)
+        dtypes = {str(a.dtype) for a in (*arrays, *(() if values is None else (values,)))}
+        if len(dtypes) > 1:
+            raise ValueError(f"The numbers of the circuit mix dtypes {sorted(dtypes)}.")
+        return tuple(leaf_parameters)
+
+
+def leaf_nodes(circuit: Circuit) -> Int[np.ndarray, " leaves"]:
+    """All leaf nodes, ascending."""
+    return np.flatnonzero(circuit.structure.kinds == LEAF)
+
+
+def sum_nodes(circuit: Circuit) -> Int[np.ndarray, " sums"]:
+    """All sum nodes, ascending."""
+    return np.flatnonzero(circuit.structure.kinds == SUM)

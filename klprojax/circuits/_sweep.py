@@ -1,0 +1,226 @@
+"""Theorem 4.1: one upward and one downward pass give all marginals of a circuit.
+
+Upward, ``log S(n)``; downward, ``log D(n) = log ∂S(root)/∂S(n)``. The probability that the parse
+visits a node is ``D(n) S(n) / S(e)``, the slope of ``log S(e)`` with respect to ``log S(n)``; it is
+computed in linear space as a flow from the root, so it keeps its accuracy where ``log S`` is large.
+"""
+
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .._solution import RESULTS
+from .._types import Scalar, VariableTables
+from ._circuit import Circuit
+from ._flow import Flow, edge_slopes, evaluate, propagate_back, segment_sum
+from ._leaves import AbstractContinuousLeaf, Indicator, table_value
+from ._structure import Shape, Wiring
+
+
+class Sweep(eqx.Module):
+    """What one upward-downward sweep returns.
+
+    Attributes:
+        log_partition: ``log S(e)``, nats; ``-inf`` if the evidence is impossible.
+        log_values: ``log S(n)`` of every node.
+        log_derivatives: ``log D(n)``, ``D(n) = ∂S(root)/∂S(n)``, of every node.
+        visits: ``Pr(visit n | e) = D(n) S(n) / S(e)`` of every node.
+        edge_probs: ``Pr(visit s, select c | e)`` of every edge out of a sum node, in the order of
+            ``log_weights``.
+        gates: ``Pr(select c | e, visit s) = w_sc S(c) / S(s)`` of the same edges.
+        marginals: ``Pr(X_i = t | e)`` of every discrete variable, one array per cardinality.
+
+    With impossible evidence all probabilities are 0.
+    """
+
+    log_partition: Scalar
+    log_values: Float[Array, " nodes"]
+    log_derivatives: Float[Array, " nodes"]
+    visits: Float[Array, " nodes"]
+    edge_probs: Float[Array, " weights"]
+    gates: Float[Array, " weights"]
+    marginals: VariableTables
+
+    @property
+    def possible(self) -> Bool[Array, ""]:
+        """Whether the evidence has positive probability."""
+        return jnp.logical_not(jnp.isneginf(self.log_partition))
+
+    @property
+    def log_marginals(self) -> VariableTables:
+        """Log-probabilities of every discrete variable."""
+        return tuple(safe_log(table) for table in self.marginals)
+
+
+def sweep(
+    circuit: Circuit,
+    log_weights: Float[Array, " weights"],
+    log_evidence: VariableTables | None = None,
+    *,
+    leaf_parameters: tuple[Float[Array, "..."], ...] | None = None,
+    values: Float[Array, " continuous"] | None = None,
+    throw: bool = False,
+) -> Sweep:
+    """Compute all values, derivatives and marginals of Theorem 4.1.
+
+    Args:
+        circuit: the structure.
+        log_weights: one a edge out of a sum node, nats, normalised or not.
+        log_evidence: soft or hard evidence λ (see `Circuit.log_evidence`); none if left out.
+        leaf_parameters: one array a leaf group; only for circuits with parametric leaves.
+        values: values of the continuous variables, NaN where missing (all missing if left out).
+        throw: raise if the evidence is impossible, rather than return ``-inf`` and zeros.
+
+    Returns:
+        A `Sweep`. Everything keeps the dtype of the weights.
+
+    Differentiation:
+        ``jvp``, ``grad``, ``vmap`` and their compositions, to any order; entries of ``-inf`` give
+        finite derivatives. The gradient of ``log_partition`` is the marginals, by Theorem 4.1.
+
+    Raises:
+        ValueError: numbers that do not fit the circuit.
+        RuntimeError: with ``throw``, impossible evidence.
+
+    Reference: Theorem 4.1.
+
+    Example:
+        >>> import numpy as np
+        >>> from klprojax.circuits import CircuitBuilder, sweep
+        >>> b = CircuitBuilder([3])
+        >>> root = b.sum([b.indicator(0, t) for t in range(3)], np.log([0.2, 0.3, 0.5]))
+        >>> circuit, log_weights, _ = b.build(root)
+        >>> evidence = circuit.log_evidence({0: np.array([0.0, 0.0, -np.inf])})
+        >>> [round(float(p), 6) for p in sweep(circuit, log_weights, evidence).gates]
+        [0.4, 0.6, 0.0]
+    """
+    if log_evidence is None:
+        log_evidence = circuit.log_evidence(dtype=log_weights.dtype)
+    parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)
+    s = circuit.structure
+    out = _sweep(s.shape, s.wiring, log_weights, log_evidence, parameters, values)
+    if throw:
+        out = RESULTS.contradiction.error_if(out, jnp.logical_not(out.possible))
+    return out
+
+
+def log_partition(
+    circuit: Circuit,
+    log_weights: Float[Array, " weights"],
+    log_evidence: VariableTables | None = None,
+    *,
+    leaf_parameters: tuple[Float[Array, "..."], ...] | None = None,
+    values: Float[Array, " continuous"] | None = None,
+) -> Scalar:
+    """Compute ``log S(e)`` alone, the logarithm of the network polynomial, by one upward pass.
+
+    Args and differentiation as for `sweep`; the gradient costs one downward pass.
+    """
+    if log_evidence is None:
+        log_evidence = circuit.log_evidence(dtype=log_weights.dtype)
+    parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)
+    s = circuit.structure
+    return _log_partition(s.shape, s.wiring, log_weights, log_evidence, parameters, values)
+
+
+def leaf_log_values(
+    shape: Shape, leaves: Any, log_evidence: Any, parameters: Any, values: Any
+) -> Array:
+    """``log S`` of the leaves, group after group, ``[leaves, *batch]``.
+
+    Evidence has its variable axis first, then states, then any batch.
+    """
+    parts = []
+    for (family, group_class), wires, theta in zip(shape.groups, leaves, parameters, strict=True):
+        if isinstance(family, AbstractContinuousLeaf):
+            parts.append(_density(family, theta, wires.rows, values))
+        elif not isinstance(family, Indicator):
+            card = shape.classes[group_class]
+            table = family.log_table(theta, card)
+            parts.append(table_value(table, log_evidence[group_class][wires.rows]))
+        else:
+            parts.append(log_evidence[group_class][wires.rows, wires.states])
+    return jnp.concatenate(parts)
+
+
+def _density(family, theta, rows, values) -> Array:
+    if values is None:
+        return jnp.zeros(rows.shape, theta.dtype)
+    own = values[rows]
+    missing = jnp.isnan(own)
+    known = jnp.where(missing, jnp.zeros_like(own), own)
+    return jnp.where(missing, jnp.zeros_like(own), family.log_density(theta, known))
+
+
+def edge_log_weights(wiring: Wiring, log_weights: Array) -> Array:
+    """Log-weights of all edges, 0 below products, ``[edges, *batch]``."""
+    none = jnp.zeros((1, *log_weights.shape[1:]), log_weights.dtype)
+    return jnp.concatenate([log_weights, none])[wiring.weight_of_edge]
+
+
+def finite_or_stuck(log_root: Array) -> Array:
+    """The log-partition; where it is ``-inf`` no derivative passes."""
+    return jnp.where(jnp.isneginf(log_root), -jnp.inf, log_root)
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_partition(shape, wiring, log_weights, log_evidence, parameters, values):
+    given = leaf_log_values(shape, wiring.leaves, log_evidence, parameters, values)
+    log_values = evaluate(wiring.flow, given, edge_log_weights(wiring, log_weights))
+    return finite_or_stuck(log_values[shape.root])
+
+
+@partial(jax.jit, static_argnums=0)
+def _sweep(shape, wiring, log_weights, log_evidence, parameters, values):
+    flow = wiring.flow
+
+    def leaves(evidence):
+        return leaf_log_values(shape, wiring.leaves, evidence, parameters, values)
+
+    given, to_evidence = jax.vjp(leaves, log_evidence)
+    weights = edge_log_weights(wiring, log_weights)
+    log_values = evaluate(flow, given, weights)
+    log_root = finite_or_stuck(log_values[shape.root])
+    gates = edge_slopes(flow, log_values, weights)
+    seed = jnp.where(jnp.isneginf(log_root), jnp.zeros_like(log_root), jnp.ones_like(log_root))
+    start = jnp.zeros_like(log_values).at[shape.root].set(seed)
+    visits = propagate_back(flow, gates, start)
+    (marginals,) = to_evidence(visits[flow.given])
+    gates = gates[wiring.sum_edges]
+    return Sweep(
+        log_partition=log_root,
+        log_values=log_values,
+        log_derivatives=_log_derivatives(flow, shape.root, log_values, weights),
+        visits=visits,
+        edge_probs=visits[flow.target[wiring.sum_edges]] * gates,
+        gates=gates,
+        marginals=marginals,
+    )
+
+
+def _log_derivatives(flow: Flow, root: int, log_values: Array, log_weights: Array) -> Array:
+    """``log D`` of all nodes, by the same evaluation along the reversed graph.
+
+    An edge out of a product multiplies by the siblings' values; zeros among them are counted, not
+    divided out.
+    """
+    own = log_values[flow.source]
+    zero = jnp.isneginf(own)
+    below = jnp.where(jnp.logical_or(zero, flow.sum_edge), jnp.zeros_like(own), own)
+    zeros = jnp.where(flow.sum_edge, 0, zero.astype(jnp.int32))
+    total = segment_sum(below, flow.target, flow.num_nodes)[flow.target]
+    others = segment_sum(zeros, flow.target, flow.num_nodes)[flow.target] - zeros
+    siblings = jnp.where(others > 0, -jnp.inf, total - below)
+    weights = jnp.where(flow.sum_edge, log_weights, siblings)
+    down = flow.reversed(jnp.full(1, root, jnp.int32))
+    return evaluate(down, jnp.zeros(1, log_values.dtype), weights)
+
+
+def safe_log(probabilities: Array) -> Array:
+    """Logarithm with ``-inf`` and derivative 0 at zero."""
+    zero = probabilities <= 0  # false for NaN, which must stay visible
+    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, probabilities)))
