@@ -1,10 +1,12 @@
 """KL projections on pytrees of log-tables.
 
 Where the paper lives: section 2 in `geometry`, factor graphs in `graphs`, section 3.1 in
-`operators`, sections 3.2-3.3 in `lifting`; `checks` computes every statement's residual.
+`operators`, sections 3.2-3.3 in `lifting`, section 4 in `circuits`; `checks` computes a residual
+for every statement.
 """
 
 from . import checks as checks
+from . import circuits as circuits
 from . import codes as codes
 from . import geometry as geometry
 from . import lifting as lifting
@@ -14,6 +16,7 @@ from ._adjoint import ImplicitAdjoint as ImplicitAdjoint
 from ._adjoint import UnrolledAdjoint as UnrolledAdjoint
 from ._solution import RESULTS as RESULTS
 from ._solution import Solution as Solution
+from .circuits import t_spn as t_spn
 from .graphs import AbstractMessageRule as AbstractMessageRule
 from .graphs import ContradictionError as ContradictionError
 from .graphs import DiscreteModel as DiscreteModel

@@ -1,6 +1,6 @@
 """The paper's statements as functions that return a residual: what `klprojax verify` runs.
 
-Every check takes `seed`, `size` and `dtype` and returns a `Check`. Sections 2 and 3 are here.
+Every check takes `seed`, `size` and `dtype` and returns a `Check`. Sections 2, 3 and 4 are here.
 """
 
 from ._check import Check as Check
@@ -41,6 +41,18 @@ from ._corollary_3_4 import corollary_3_4_projection_order as corollary_3_4_proj
 from ._corollary_3_4 import corollary_3_4_projections as corollary_3_4_projections
 from ._corollary_3_4 import corollary_3_4_table_order as corollary_3_4_table_order
 from ._corollary_3_4 import corollary_3_4_tables as corollary_3_4_tables
+
+# isort: split
+from ._section_4 import lemma_4_2 as lemma_4_2
+from ._section_4 import lemma_4_3 as lemma_4_3
+from ._section_4 import lemma_4_4 as lemma_4_4
+from ._section_4 import lemma_4_5 as lemma_4_5
+from ._section_4 import remark_4_7 as remark_4_7
+from ._section_4 import theorem_4_1_a as theorem_4_1_a
+from ._section_4 import theorem_4_1_b as theorem_4_1_b
+from ._section_4 import theorem_4_1_differences as theorem_4_1_differences
+from ._section_4 import theorem_4_6 as theorem_4_6
+from ._section_4 import theorem_4_6_literal as theorem_4_6_literal
 
 # isort: split
 from ._registry import Registered as Registered

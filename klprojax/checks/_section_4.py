@@ -1,0 +1,312 @@
+"""Section 4: sums over all parses of a circuit, in plain numpy, against sweeps and projections."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..circuits import Circuit, CircuitBuilder, scope_table_marginals, sweep, t_spn, unfold
+from ._measure import at_least, by_precision, largest_difference, normalized, relative_difference
+from ._registry import statement
+
+CARDINALITIES = (2, 3, 2)
+# Steps of central differences in float64: error h^2 = 1e-10 times third derivatives of size 1.
+STEP = 1e-5
+
+
+class Example(NamedTuple):
+    """A circuit, its numbers, and what enumeration says of them.
+
+    Attributes:
+        circuit: the structure. log_weights, log_evidence: its numbers, as the package wants them.
+        marginals: one table a variable. visits: by node. edges, gates: by edge out of a sum node.
+        log_partition: nats.
+    """
+
+    circuit: Circuit
+    log_weights: Any
+    log_evidence: Any
+    marginals: list[np.ndarray]
+    visits: np.ndarray
+    edges: np.ndarray
+    gates: np.ndarray
+    log_partition: float
+
+
+def _circuit(width: int) -> Circuit:
+    """Mixtures, of products of mixtures, that share their children."""
+    b = CircuitBuilder(CARDINALITIES)
+
+    def mixed(v: int) -> int:
+        return b.sum([b.indicator(v, t) for t in range(CARDINALITIES[v])])
+
+    products = [b.product([mixed(0), mixed(1)]) for _ in range(width)]
+    pairs = [b.sum(products) for _ in range(width)]
+    return b.build(b.sum([b.product([pair, mixed(2)]) for pair in pairs])).circuit
+
+
+def _parses(
+    circuit: Circuit, weights: np.ndarray, evidence: list[np.ndarray], node: int | None = None
+) -> Iterator[tuple[float, dict[int, int], tuple[int, ...], tuple[int, ...]]]:
+    """Every parse below a node, or the root: weight, states of leaves, nodes, chosen edges."""
+    s = circuit.structure
+    leaves = {
+        n: (v, t)
+        for group in circuit.groups
+        for n, v, t in zip(
+            group.nodes.tolist(), group.variables.tolist(), group.states.tolist(), strict=True
+        )
+    }
+
+    def below(n: int) -> list[tuple[float, dict[int, int], tuple[int, ...], tuple[int, ...]]]:
+        if n in leaves:
+            v, t = leaves[n]
+            return [(evidence[v][t], {v: t}, (n,), ())]
+        edges = range(int(s.offsets[n]), int(s.offsets[n + 1]))
+        if s.kinds[n] == 1:
+            out = [(1.0, {}, (n,), ())]
+            for e in edges:
+                pairs = itertools.product(out, below(int(s.children[e])))
+                out = [
+                    (w * u, {**x, **y}, (*p, *q), (*c, *d)) for (w, x, p, c), (u, y, q, d) in pairs
+                ]
+            return out
+        out = []
+        for e in edges:
+            k = int(s.weight_of_edge[e])
+            for u, y, q, d in below(int(s.children[e])):
+                out.append((weights[k] * u, y, (n, *q), (k, *d)))
+        return out
+
+    yield from below(circuit.root if node is None else node)
+
+
+def _example(seed: int, width: int, dtype: Any, *, tree: bool = False) -> Example:
+    at_least(width, 2)
+    circuit = unfold(_circuit(width)).tree if tree else _circuit(width)
+    rng = np.random.default_rng(seed)
+    log_weights = jnp.asarray(rng.normal(size=circuit.num_weights), dtype)
+    tables = [jnp.asarray(rng.normal(size=card), dtype) for card in CARDINALITIES]
+    # Enumeration starts from the numbers as rounded to the type.
+    weights = np.exp(np.asarray(log_weights, np.float64))
+    evidence = [np.exp(np.asarray(table, np.float64)) for table in tables]
+    total = 0.0
+    marginals = [np.zeros(card) for card in CARDINALITIES]
+    visits, edges = np.zeros(circuit.num_nodes), np.zeros(circuit.num_weights)
+    for weight, states, nodes, chosen in _parses(circuit, weights, evidence):
+        total += weight
+        for v, t in states.items():
+            marginals[v][t] += weight
+        visits[list(nodes)] += weight
+        edges[list(chosen)] += weight
+    s = circuit.structure
+    owner = np.repeat(np.arange(s.num_nodes), np.diff(s.offsets))[s.weight_of_edge < len(edges)]
+    by_weight = np.empty(len(edges), int)
+    by_weight[s.weight_of_edge[s.weight_of_edge < len(edges)]] = owner
+    return Example(
+        circuit,
+        log_weights,
+        circuit.pack_variables(tables, dtype),
+        [m / total for m in marginals],
+        visits / total,
+        edges / total,
+        edges / visits[by_weight],
+        float(np.log(total)),
+    )
+
+
+def _tolerance(dtype: Any) -> float:
+    # Sums of a hundred positive terms in another order: rounding of 1e-16 or 6e-8, tens of times.
+    return by_precision(dtype, 1e-13, 1e-5)
+
+
+@statement("Theorem 4.1 (a)", "variable marginals of one sweep vs sums over all parses, in numpy")
+def theorem_4_1_a(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
+    """Check `b_i(t) = ∂ log S / ∂ log λ_{i,t}` equals the marginal probability.
+
+    Source: Theorem 4.1 (a). `size` is the number of components of each mixture.
+    """
+    known = _example(seed, size, dtype)
+    found = sweep(known.circuit, known.log_weights, known.log_evidence).marginals
+    return (
+        largest_difference(known.circuit.unpack_variables(found), known.marginals),
+        _tolerance(dtype),
+    )
+
+
+@statement("Theorem 4.1 (b)", "gates and visits of one sweep vs sums over all parses, in numpy")
+def theorem_4_1_b(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
+    """Check `Pr(visit s, select c | e) = D(s) w_sc S(c) / S(e)` and the gates `w_sc S(c) / S(s)`.
+
+    Source: Theorem 4.1 (b). `size` is the number of components of each mixture.
+    """
+    known = _example(seed, size, dtype)
+    found = sweep(known.circuit, known.log_weights, known.log_evidence)
+    got = (found.gates, found.edge_probs, found.visits, found.log_partition)
+    want = (known.gates, known.edges, known.visits, np.asarray(known.log_partition))
+    return largest_difference(got, want), _tolerance(dtype)
+
+
+@statement("Theorem 4.1", "downward values vs central differences of the parses' sum, in numpy")
+def theorem_4_1_differences(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
+    """Check that log-derivatives of the network polynomial are what the sweep sends down.
+
+    Source: Theorem 4.1. Differences are taken of a sum over parses, so nothing differentiates.
+    """
+    known = _example(seed, size, dtype)
+    found = sweep(known.circuit, known.log_weights, known.log_evidence)
+    log_weights = np.asarray(known.log_weights, np.float64)
+    tables = known.circuit.unpack_variables(known.log_evidence)
+    evidence = [np.exp(np.asarray(table, np.float64)) for table in tables]
+
+    def log_sum(log_weights: np.ndarray) -> float:
+        parses = _parses(known.circuit, np.exp(log_weights), evidence)
+        return float(np.log(sum(parse[0] for parse in parses)))
+
+    slopes = [
+        (log_sum(log_weights + STEP * unit) - log_sum(log_weights - STEP * unit)) / (2 * STEP)
+        for unit in np.eye(len(log_weights))
+    ]
+    # float64: the differences' own error; float32: rounding of the sweep.
+    tolerance = by_precision(dtype, 1e-9, 1e-5)
+    return largest_difference(found.edge_probs, np.asarray(slopes)), tolerance
+
+
+@statement("Lemma 4.2", "T_SPN by belief propagation on a tree vs sums over all parses, in numpy")
+def lemma_4_2(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
+    """Check that one upward-downward pass over the activation lift of a tree is exact.
+
+    Source: Lemma 4.2. `size` is the number of components of each mixture.
+    """
+    known = _example(seed, size, dtype, tree=True)
+    found = t_spn(known.circuit, known.log_weights, known.log_evidence, method="tree")
+    tables = known.circuit.unpack_variables(tuple(jnp.exp(table) for table in found))
+    return largest_difference(tables, known.marginals), _tolerance(dtype)
+
+
+def _unfolded(seed: int, size: int, dtype: Any) -> tuple[Example, Any, Any, Any]:
+    known = _example(seed, size, dtype)
+    unfolding = unfold(known.circuit)
+    graph = sweep(known.circuit, known.log_weights, known.log_evidence)
+    weights = unfolding.log_weights(known.log_weights)
+    return known, unfolding, graph, sweep(unfolding.tree, weights, known.log_evidence)
+
+
+@statement(
+    "Lemma 4.3", "upward values of the unfolding vs sums over the circuit's parses, in numpy"
+)
+def lemma_4_3(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
+    """Check `S_tree(ñ) = S(ρ(ñ))`.
+
+    Source: Lemma 4.3. `size` is the number of components of each mixture.
+    """
+    known, unfolding, _, tree = _unfolded(seed, size, dtype)
+    weights = np.exp(np.asarray(known.log_weights, np.float64))
+    tables = known.circuit.unpack_variables(known.log_evidence)
+    evidence = [np.exp(np.asarray(table, np.float64)) for table in tables]
+    values = [
+        sum(parse[0] for parse in _parses(known.circuit, weights, evidence, node))
+        for node in range(known.circuit.num_nodes)
+    ]
+    want = np.log(values)[unfolding.copy_of]
+    return relative_difference(tree.log_values, want), _tolerance(dtype)
+
+
+@statement("Lemma 4.4", "downward values of the unfolding, summed over copies, vs the circuit's")
+def lemma_4_4(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
+    """Check `D(n) = Σ D_tree(ñ)` over the copies of n.
+
+    Source: Lemma 4.4. `size` is the number of components of each mixture.
+    """
+    _, unfolding, graph, tree = _unfolded(seed, size, dtype)
+    merged = np.zeros(len(graph.log_derivatives))
+    np.add.at(merged, unfolding.copy_of, np.exp(np.asarray(tree.log_derivatives, np.float64)))
+    want = np.exp(np.asarray(graph.log_derivatives, np.float64))
+    return relative_difference(merged, want), _tolerance(dtype)
+
+
+@statement("Lemma 4.5", "beliefs of the unfolding, merged, vs sums over the circuit's parses")
+def lemma_4_5(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
+    """Check that variable and gate beliefs are those of the unfolding, merged over copies.
+
+    Source: Lemma 4.5. `size` is the number of components of each mixture.
+    """
+    known, unfolding, _, tree = _unfolded(seed, size, dtype)
+    marginals = known.circuit.unpack_variables(tree.marginals)
+    got = (marginals, unfolding.merge_edges(tree.edge_probs), unfolding.merge(tree.visits))
+    want = (tuple(known.marginals), known.edges, known.visits)
+    return largest_difference(jax.tree.leaves(got), jax.tree.leaves(want)), _tolerance(dtype)
+
+
+@statement(
+    "Theorem 4.6",
+    "T_Proj on the activation lift vs sums over all parses, in numpy",
+    reading="T_SPN on activations",
+)
+def theorem_4_6(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
+    """Check that the two KL projections on the activation lift give the sweep's beliefs.
+
+    Source: Theorem 4.6. The projections are computed by variable elimination, on a circuit that is
+    no tree. `size` is the number of components of each mixture.
+    """
+    known = _example(seed, size, dtype)
+    found = t_spn(known.circuit, known.log_weights, known.log_evidence, method="elimination")
+    tables = known.circuit.unpack_variables(tuple(jnp.exp(table) for table in found))
+    return largest_difference(tables, known.marginals), _tolerance(dtype)
+
+
+@statement(
+    "Theorem 4.6",
+    "projections of the region tables S_n λ vs sums over all parses",
+    reading="taken literally",
+    expected=False,
+)
+def theorem_4_6_literal(seed: int = 0, size: int = 3, dtype: Any = None) -> Any:
+    """Check the literal reading, one table a region, which is not exact.
+
+    Source: section 4.3, "Two-step KL operator". A sum and its products share a scope, so consensus
+    averages components that should be mixed. The largest residual of `size` random mixtures of two
+    products of two binary variables, since nearly equal components hardly differ.
+    """
+    at_least(size, 1)
+    gaps = []
+    for k in range(size):
+        rng = np.random.default_rng([seed, k])
+        first, second = rng.dirichlet([0.7, 0.7], size=(2, 2))
+        prior = rng.dirichlet([2.0, 2.0])
+        b = CircuitBuilder([2, 2])
+
+        def leaf(v: int, probs: np.ndarray, b: CircuitBuilder = b) -> int:
+            return b.sum([b.indicator(v, t) for t in (0, 1)], np.log(probs))
+
+        parts = [b.product([leaf(0, p), leaf(1, q)]) for p, q in zip(first, second, strict=True)]
+        circuit, log_weights, _ = b.build(b.sum(parts, np.log(prior)), dtype=dtype)
+        want = [prior @ first, prior @ second]
+        gaps.append(largest_difference(scope_table_marginals(circuit, log_weights), want))
+    # A true identity would show rounding; a hundredth is far above it.
+    return max(gaps), 1e-2
+
+
+@statement(
+    "Remark 4.7",
+    "normalised log-derivatives vs marginals by enumeration",
+    reading="a product that is not decomposable",
+    expected=False,
+)
+def remark_4_7(seed: int = 0, size: int = 3, dtype: Any = None) -> Any:
+    """Check that without decomposability log-derivatives are no marginals.
+
+    Source: Remark 4.7. A product of `size` different distributions of one variable.
+    """
+    at_least(size, 2)
+    rng = np.random.default_rng(seed)
+    tables = rng.dirichlet([0.5, 0.5, 0.5], size=size) + 1e-3
+    b = CircuitBuilder([3])
+    sums = [b.sum([b.indicator(0, t) for t in range(3)], np.log(row)) for row in tables]
+    model = b.build(b.product(sums), validate=False, dtype=dtype)
+    found = sweep(model.circuit, model.log_weights).marginals[0][0]
+    # What the polynomial says of each state, its other indicators at zero.
+    return largest_difference(normalized(np.asarray(found)), normalized(tables.prod(axis=0))), 1e-2
