@@ -30,9 +30,7 @@ def test_solves_an_unsymmetric_system(dtype, tolerance):
 def test_a_restart_continues_from_the_true_residual():
     matrix, right = system(40)
     errors = [
-        float(
-            bicgstab(lambda v: matrix @ v, right, tolerance=1e-12, max_steps=6, rounds=rounds)[1]
-        )
+        float(bicgstab(lambda v: matrix @ v, right, tolerance=1e-12, max_steps=6, rounds=rounds)[1])
         for rounds in (1, 3)
     ]
     assert errors[1] < 1e-2 * errors[0]
