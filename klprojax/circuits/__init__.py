@@ -1,7 +1,9 @@
 """Sum-product circuits (section 4).
 
 `Circuit` is the explicit graph; `sweep` is Theorem 4.1; `t_spn` the projection operator of section
-4.3; readers and `compile_model` bring circuits in, queries use them.
+4.3; readers and `compile_model` bring circuits in, queries use them. `TensorCircuit` is the form to
+train: `hclt` and friends build one, `fit` learns it by EM (alternating KL projections) or by
+gradients.
 """
 
 from ._activation_lift import ActivationLift as ActivationLift
@@ -45,3 +47,14 @@ from ._t_spn import t_spn as t_spn
 from ._unfolding import Unfolding as Unfolding
 from ._unfolding import unfold as unfold
 from ._validation import CircuitError as CircuitError
+from .learning import AdamStep as AdamStep
+from .learning import EMStep as EMStep
+from .learning import em_step as em_step
+from .learning import fit as fit
+from .tensor import TensorCircuit as TensorCircuit
+from .tensor import TensorParameters as TensorParameters
+from .tensor import factorised_mixture as factorised_mixture
+from .tensor import hclt as hclt
+from .tensor import hidden_markov as hidden_markov
+from .tensor import load_tensor_circuit as load_tensor_circuit
+from .tensor import save_tensor_circuit as save_tensor_circuit

@@ -1,0 +1,155 @@
+"""Expectation maximisation: the alternating KL projection on circuits."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..tensor import TensorCircuit, TensorParameters
+
+
+class EMState(NamedTuple):
+    """Parameters, running average of the flows (per whole data set), rows seen."""
+
+    parameters: TensorParameters
+    flows: TensorParameters
+    seen: Array
+
+
+@dataclass(frozen=True)
+class EMStep:
+    """Learn by expectation maximisation, in batches or on all rows at once.
+
+    A batch's flows are its I-projection (E-step); the normalised running average of flows is the
+    right projection onto the circuit's parameters (M-step):
+    ``s <- (1 - γ) s + γ (N / B) flows``, ``w = (s + α / n) / (sum s + α)``.
+
+    Args:
+        step_size: γ of the first epoch; it decays to `final_step_size` geometrically. Until the
+            average has seen ``1 / γ`` batches it is a plain mean. A batch that is not full has
+            its share of γ.
+        final_step_size: γ of the last epoch in batches.
+        pseudocount: α, imaginary rows a distribution, spread evenly over its n entries.
+        softening: data softening, see `TensorCircuit.log_values`.
+
+    Reference:
+        Cappé and Moulines, On-line expectation-maximization for latent data models (2009); Liu
+        and Van den Broeck, Tractable regularization of probabilistic circuits (2021).
+    """
+
+    step_size: float = 0.9
+    final_step_size: float = 0.05
+    pseudocount: float = 0.1
+    softening: float = 0.002
+
+    def __post_init__(self):
+        for name in ("step_size", "final_step_size"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be in (0, 1].")
+        if self.pseudocount < 0:
+            raise ValueError(f"pseudocount is {self.pseudocount}; it must not be negative.")
+
+    def init(self, parameters: TensorParameters) -> EMState:
+        """Start from normalised parameters."""
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        return EMState(parameters, zeros, jnp.zeros((), parameters.log_root.dtype))
+
+    def parameters(self, state: EMState) -> TensorParameters:
+        """The current normalised parameters."""
+        return state.parameters
+
+    def size(self, epoch: int, epochs: int) -> float:
+        """The step size γ of an epoch."""
+        share = epoch / max(epochs - 1, 1)
+        return float(self.step_size * (self.final_step_size / self.step_size) ** share)
+
+    def update(
+        self,
+        circuit: TensorCircuit,
+        state: EMState,
+        rows: Array,
+        row_weights: Float[Array, " rows"],
+        total: Float[Array, ""],
+        size: Float[Array, ""],
+    ) -> tuple[EMState, Float[Array, " rows"]]:
+        """One batch; returns the new state and the log-values before it.
+
+        Args:
+            circuit: the structure.
+            state: where we are.
+            rows: states ``[rows, variables]``.
+            row_weights: 0 for rows that only fill the batch up.
+            total: rows of the whole data set.
+            size: γ.
+        """
+        values, flows = circuit.flows(state.parameters, rows, row_weights, softening=self.softening)
+        own = jnp.sum(row_weights)
+        size = jnp.maximum(size * own / row_weights.shape[0], own / (state.seen + own))
+        scale = size * total / own
+        average = jax.tree.map(lambda s, f: (1 - size) * s + scale * f, state.flows, flows)
+        parameters = maximize(circuit, average, state.parameters, self.pseudocount)
+        return EMState(parameters, average, state.seen + own), values
+
+
+def maximize(
+    circuit: TensorCircuit,
+    flows: TensorParameters,
+    parameters: TensorParameters,
+    pseudocount: float = 0.0,
+) -> TensorParameters:
+    """Turn flows into parameters: the M-step, a right projection in closed form.
+
+    Args:
+        circuit: the structure.
+        flows: expected uses of every weight, summed over rows.
+        parameters: kept for distributions that nothing reached.
+        pseudocount: imaginary uses of a distribution, spread evenly over its entries.
+    """
+    s = circuit.structure
+    cards = s.input_cardinalities[:, None, None]
+    inside = np.arange(s.max_states) < cards
+    dtype = flows.log_root.dtype
+    extra = jnp.asarray(np.where(inside, pseudocount / cards, 0.0), dtype)
+    return TensorParameters(
+        _normalized(flows.log_weights + pseudocount / s.units, (2,), parameters.log_weights),
+        _normalized(flows.log_inputs + extra, (2,), parameters.log_inputs),
+        _normalized(
+            flows.log_root + pseudocount / flows.log_root.size, (0, 1), parameters.log_root
+        ),
+    )
+
+
+def _normalized(counts: Array, axes: tuple[int, ...], old: Array) -> Array:
+    total = jnp.sum(counts, axis=axes, keepdims=True)
+    unseen = jnp.logical_not(total > 0)
+    new = jnp.log(counts) - jnp.log(jnp.where(unseen, jnp.ones_like(total), total))
+    return jnp.where(unseen, old, new)
+
+
+def em_step(
+    circuit: TensorCircuit,
+    parameters: TensorParameters,
+    rows: Array,
+    *,
+    pseudocount: float = 0.0,
+    softening: float = 0.0,
+) -> tuple[TensorParameters, Float[Array, ""]]:
+    """One step of EM on all rows given: an I-projection, then a right projection.
+
+    Without pseudocount the mean log-likelihood never falls.
+
+    Args:
+        circuit: the structure.
+        parameters: normalised.
+        rows: states ``[rows, variables]``, -1 where missing.
+        pseudocount: see `maximize`.
+        softening: data softening.
+
+    Returns:
+        New parameters and the mean log-value of the rows before the step.
+    """
+    values, flows = circuit.flows(parameters, rows, softening=softening)
+    return maximize(circuit, flows, parameters, pseudocount), jnp.mean(values)

@@ -1,0 +1,417 @@
+"""`TensorCircuit`: regular circuits as layers of dense sums, the engine for training."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._builder import CircuitModel
+from ._evaluate import evaluate
+from ._explicit import explicit
+from ._leaf import Evidence
+from ._parameters import TensorParameters
+from ._structure import TensorStructure
+
+Tables = tuple[Float[Array, "_ _ _"], ...]
+
+
+class TensorCircuit(eqx.Module):
+    """A smooth, decomposable circuit of vectors of K units, in dense layers; no numbers.
+
+    An input vector holds K categorical leaves of one variable. A sum node multiplies vectors of
+    disjoint scopes unit by unit and mixes the K products densely into K new units,
+    ``out[j] = sum_k w[j, k] prod_c child_c[k]``. The root is one sum over the K products of every
+    component. Most users want `hclt`, `hidden_markov` or `factorised_mixture`.
+
+    Use it for training and for many rows; `to_circuit` gives the explicit `Circuit` with every
+    query. The numbers, `TensorParameters`, live outside.
+
+    Args:
+        cardinalities: states of each variable.
+        units: length K of every vector.
+        variables: the variable of each input vector; inputs have the ids 0, 1, ...
+        levels: per level, lowest first, the children of each sum node; sum nodes are numbered on
+            after the inputs, level by level.
+        roots: per component the children of its product.
+        input_blocks: the leaf table of each input; each has its own if None.
+        sum_blocks: the weight matrix of each sum node; each has its own if None. Nodes with one
+            block share it (a homogeneous Markov chain).
+
+    A circuit is static: it hashes and compares by content and has no arrays as pytree leaves.
+
+    Raises:
+        ValueError: naming the node at fault.
+    """
+
+    structure: TensorStructure = eqx.field(static=True)
+
+    def __init__(
+        self,
+        cardinalities: Sequence[int],
+        units: int,
+        variables: Sequence[int],
+        levels: Sequence[Sequence[Sequence[int]]],
+        roots: Sequence[Sequence[int]],
+        *,
+        input_blocks: Sequence[int] | None = None,
+        sum_blocks: Sequence[int] | None = None,
+    ):
+        nodes = tuple(tuple(tuple(map(int, node)) for node in level) for level in levels)
+        sums = sum(map(len, nodes))
+        self.structure = TensorStructure(
+            tuple(map(int, cardinalities)),
+            int(units),
+            tuple(map(int, variables)),
+            tuple(map(int, range(len(variables)) if input_blocks is None else input_blocks)),
+            nodes,
+            tuple(map(int, range(sums) if sum_blocks is None else sum_blocks)),
+            tuple(tuple(map(int, node)) for node in roots),
+        )
+        self.structure.check()
+
+    # -- sizes -------------------------------------------------------------------------------
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """States of each variable."""
+        return self.structure.cardinalities
+
+    @property
+    def num_variables(self) -> int:
+        """Number of variables."""
+        return len(self.structure.cardinalities)
+
+    @property
+    def units(self) -> int:
+        """Length K of every vector."""
+        return self.structure.units
+
+    @property
+    def components(self) -> int:
+        """Number of components that the root mixes."""
+        return len(self.structure.roots)
+
+    @property
+    def depth(self) -> int:
+        """Number of levels of sums, the root included."""
+        return len(self.structure.levels) + 1
+
+    @property
+    def num_parameters(self) -> int:
+        """Entries of all log-tables, normalisation not deducted."""
+        s = self.structure
+        sums = s.num_sum_blocks * s.units**2 + len(s.roots) * s.units
+        return sums + s.units * int(s.input_cardinalities.sum())
+
+    @property
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the numbers by name."""
+        s = self.structure
+        return {
+            "log_weights": (s.num_sum_blocks, s.units, s.units),
+            "log_inputs": (s.num_input_blocks, s.units, s.max_states),
+            "log_root": (len(s.roots), s.units),
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"TensorCircuit({self.num_variables} variables, {self.components} components, "
+            f"{self.units} units, depth {self.depth}, {self.num_parameters} parameters)"
+        )
+
+    # -- numbers -----------------------------------------------------------------------------
+
+    def init(
+        self,
+        seed: int = 0,
+        *,
+        rows: Any = None,
+        scale: float = 2.0,
+        dtype: Any = None,
+    ) -> TensorParameters:
+        """Draw normalised random parameters; equal units would stay equal under training.
+
+        Args:
+            seed: of the random numbers.
+            rows: data ``[rows, variables]``; the leaves then scatter around the frequencies of
+                the states rather than around equal ones.
+            scale: standard deviation of the log-weights before normalisation. Units that start far
+                apart are told apart sooner, and more of them are used in the end.
+            dtype: floating dtype (default: JAX's default float).
+
+        Returns:
+            Normalised `TensorParameters`.
+        """
+        s = self.structure
+        dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
+        rng = np.random.default_rng(seed)
+        base = np.zeros((s.num_input_blocks, s.max_states))
+        if rows is not None:
+            states = self.states_from_data(rows)
+            for block, v in zip(s.input_blocks, s.variables, strict=True):
+                seen = states[:, v]
+                counts = np.bincount(seen[seen >= 0], minlength=s.max_states)
+                base[block] += counts
+            # One imaginary row: no state is excluded for good.
+            base = np.log(base + 1 / s.max_states)
+        base = np.where(np.arange(s.max_states) < s.input_cardinalities[:, None], base, -np.inf)
+        sums = rng.normal(size=(s.num_sum_blocks, s.units, s.units)) * scale
+        leaves = base[:, None] + rng.normal(size=(len(base), s.units, s.max_states)) * scale
+        root = rng.normal(size=(len(s.roots), s.units)) * scale
+        # In numpy: nothing to compile.
+        tables = (_normalized(sums, (2,)), _normalized(leaves, (2,)), _normalized(root, (0, 1)))
+        return TensorParameters(*(jnp.asarray(table, dtype) for table in tables))
+
+    def check(self, parameters: TensorParameters) -> None:
+        """Check that the numbers fit.
+
+        Raises:
+            ValueError: a wrong shape, or mixed dtypes.
+        """
+        for name, shape in self.parameter_shapes.items():
+            got = getattr(parameters, name)
+            if got.shape != shape:
+                raise ValueError(f"{name} has shape {got.shape}; this circuit expects {shape}.")
+        dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(parameters)}
+        if len(dtypes) > 1:
+            raise ValueError(f"The parameters mix dtypes {sorted(dtypes)}.")
+
+    # -- evidence ----------------------------------------------------------------------------
+
+    def states_from_data(self, rows: Any) -> np.ndarray:
+        """Check data and make it small integers; missing entries (-1 or NaN) become -1.
+
+        Args:
+            rows: states ``[rows, variables]``.
+
+        Raises:
+            ValueError: another number of variables, or a state that a variable does not have.
+        """
+        rows = np.asarray(rows)
+        if rows.ndim != 2 or rows.shape[1] != self.num_variables:
+            raise ValueError(
+                f"The data has shape {rows.shape}; expected [rows, {self.num_variables}]."
+            )
+        missing = np.isnan(rows) if rows.dtype.kind == "f" else np.zeros(1, bool)
+        known = np.where(missing, -1, rows) if missing.any() else rows
+        states = known.astype(np.int8 if self.structure.max_states < 128 else np.int32)
+        wrong = (states != known) | (states < -1) | (states >= np.asarray(self.cardinalities))
+        if wrong.any():
+            row, v = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"The data has {rows[row, v]} for variable {v} in row {row}; expected one of its "
+                f"states 0..{self.cardinalities[v] - 1}, or -1 or NaN for a missing entry."
+            )
+        return states
+
+    def _evidence(self, rows: Any, log_evidence: Sequence[Array] | None, dtype: Any) -> Evidence:
+        s = self.structure
+        if (rows is None) == (log_evidence is None):
+            raise ValueError("Give either rows or log_evidence.")
+        if log_evidence is None:
+            if not isinstance(rows, jax.Array):
+                rows = jnp.asarray(self.states_from_data(rows))
+            if rows.ndim != 2 or rows.shape[1] != self.num_variables:
+                raise ValueError(
+                    f"The data has shape {rows.shape}; expected [rows, {self.num_variables}]."
+                )
+            if not jnp.issubdtype(rows.dtype, jnp.integer):
+                raise ValueError(
+                    f"Rows on the device have dtype {rows.dtype}; pass integers with -1 for "
+                    "missing entries (see states_from_data)."
+                )
+            return Evidence(rows.T, None)
+        got = [jnp.shape(table) for table in log_evidence]
+        batch = got[0][0] if got and got[0] else 0
+        wanted = [(batch, len(ids), card) for card, ids in s.classes]
+        if got != wanted:
+            raise ValueError(
+                f"log_evidence has shapes {got}; expected {[('rows', *w[1:]) for w in wanted]}, "
+                "one array per cardinality."
+            )
+        if any(table.dtype != dtype for table in log_evidence):
+            raise ValueError(f"log_evidence must have the parameters' dtype {dtype}.")
+        padded = [
+            jnp.pad(
+                table,
+                ((0, 0), (0, 0), (0, s.max_states - table.shape[2])),
+                constant_values=-jnp.inf,
+            )
+            for table in log_evidence
+        ]
+        order = np.argsort(np.concatenate([ids for _, ids in s.classes]))
+        return Evidence(None, jnp.concatenate(padded, axis=1)[:, order].transpose(1, 2, 0))
+
+    # -- queries -----------------------------------------------------------------------------
+
+    def log_values(
+        self,
+        parameters: TensorParameters,
+        rows: Any = None,
+        *,
+        log_evidence: Sequence[Float[Array, "rows _ _"]] | None = None,
+        softening: float = 0.0,
+    ) -> Float[Array, " rows"]:
+        """Compute the log-value of the root for every row in one upward pass.
+
+        For normalised parameters this is the log-likelihood.
+
+        Args:
+            parameters: the numbers, normalised or not.
+            rows: states ``[rows, variables]``, -1 (NaN on the host) for missing entries, which are
+                summed out.
+            log_evidence: instead of rows, one log-table per cardinality (ascending), ``[rows,
+                variables of that cardinality, states]``; soft or hard.
+            softening: treat an observed state as soft evidence, ``1 - softening`` on the state and
+                the rest spread over the others (data softening, a regulariser of training).
+
+        Returns:
+            Natural logarithms, ``-inf`` for impossible rows.
+
+        Differentiation:
+            ``jvp``, ``grad``, ``vmap``, to any order. The gradient with respect to normalised
+            log-weights is the expected flow (see `flows`), with respect to ``log_evidence`` the
+            marginals, by Theorem 4.1.
+
+        Raises:
+            ValueError: numbers that do not fit the circuit.
+
+        Reference: Theorem 4.1.
+        """
+        self.check(parameters)
+        evidence = self._evidence(rows, log_evidence, parameters.log_root.dtype)
+        if not 0 <= softening < 1:
+            raise ValueError(f"softening is {softening}; it must be at least 0 and less than 1.")
+        return _values(self.structure, float(softening), parameters, evidence)
+
+    def log_partition(self, parameters: TensorParameters) -> Float[Array, ""]:
+        """Log of the total of all weights; 0 for normalised parameters."""
+        nothing = jnp.full((1, self.num_variables), -1, jnp.int8)
+        return self.log_values(parameters, nothing)[0]
+
+    def log_likelihood(
+        self, parameters: TensorParameters, rows: Any, *, batch_size: int = 1024
+    ) -> Float[Array, " rows"]:
+        """Compute ``log p(row)`` of every row, in batches; normalised by the log-partition.
+
+        Args:
+            parameters: the numbers, normalised or not.
+            rows: states ``[rows, variables]``; missing entries (-1, NaN) are summed out.
+            batch_size: rows evaluated together; bounds memory, does not change the result.
+
+        Raises:
+            ValueError: rows that do not fit the circuit.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        states = self.states_from_data(rows)
+        parts = []
+        size = min(batch_size, max(len(states), 1))
+        for start in range(0, len(states), size):
+            part = states[start : start + size]
+            filled = np.pad(part, ((0, size - len(part)), (0, 0)))  # one shape, one compilation
+            parts.append(self.log_values(parameters, jnp.asarray(filled))[: len(part)])
+        if not parts:
+            return jnp.zeros(0, parameters.log_root.dtype)
+        return jnp.concatenate(parts) - self.log_partition(parameters)
+
+    def marginals(
+        self,
+        parameters: TensorParameters,
+        rows: Any = None,
+        *,
+        log_evidence: Sequence[Float[Array, "rows _ _"]] | None = None,
+    ) -> Tables:
+        """Compute ``Pr(X_i = t | evidence)`` of all variables, rows and states at once.
+
+        Args:
+            parameters: the numbers.
+            rows: states, -1 where missing, or
+            log_evidence: soft evidence, as for `log_values`.
+
+        Returns:
+            Per cardinality (ascending) ``[rows, variables, states]``; zeros for impossible rows.
+
+        Reference: Theorem 4.1.
+        """
+        self.check(parameters)
+        dtype = parameters.log_root.dtype
+        evidence = self._evidence(rows, log_evidence, dtype)
+        table = evidence.log_evidence
+        if table is None:
+            assert evidence.states is not None
+            states = evidence.states.astype(jnp.int32)[:, None, :]
+            columns = jnp.arange(self.structure.max_states, dtype=jnp.int32)
+            allowed = (states < 0) | (states == columns[None, :, None])
+            table = jnp.where(allowed, jnp.zeros((), dtype), -jnp.inf)
+        grad = _marginals(self.structure, parameters, table).transpose(2, 0, 1)
+        return tuple(grad[:, ids, :card] for card, ids in self.structure.classes)
+
+    def flows(
+        self,
+        parameters: TensorParameters,
+        rows: Any = None,
+        row_weights: Float[Array, " rows"] | None = None,
+        *,
+        log_evidence: Sequence[Float[Array, "rows _ _"]] | None = None,
+        softening: float = 0.0,
+    ) -> tuple[Float[Array, " rows"], TensorParameters]:
+        """Compute log-values and the expected number of times each weight is used.
+
+        One upward and one backward pass: the derivative of the log-value with respect to a
+        log-weight is the probability, given the row, that the parse uses it. It is the E-step of
+        EM, an I-projection of the row's face of the simplex.
+
+        Args:
+            parameters: the numbers.
+            rows: states, -1 where missing.
+            row_weights: weight of each row in the sum; ones if None.
+            log_evidence: instead of rows, as for `log_values`.
+            softening: as for `log_values`.
+
+        Returns:
+            Log-values ``[rows]`` and flows summed over the rows, shaped like the parameters.
+        """
+        self.check(parameters)
+        dtype = parameters.log_root.dtype
+        evidence = self._evidence(rows, log_evidence, dtype)
+        values, back = jax.vjp(
+            lambda p: _values(self.structure, float(softening), p, evidence), parameters
+        )
+        if row_weights is None:
+            row_weights = jnp.ones_like(values)
+        (out,) = back(row_weights)
+        return values, out
+
+    def to_circuit(self, parameters: TensorParameters) -> CircuitModel:
+        """Build the explicit circuit with the same values; for small circuits and all queries.
+
+        Its ``log_weights`` are those of the sum nodes in order, unit by unit, then the root's;
+        zero weights are left out.
+        """
+        self.check(parameters)
+        return explicit(self.structure, parameters)
+
+
+def _normalized(logits: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Log-distributions; every row has a finite entry."""
+    top = logits.max(axis=axes, keepdims=True)
+    return logits - top - np.log(np.exp(logits - top).sum(axis=axes, keepdims=True))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _values(structure, softening, parameters, evidence):
+    return evaluate(structure, parameters, evidence, softening)
+
+
+@partial(jax.jit, static_argnums=0)
+def _marginals(structure, parameters, table):
+    def total(table):
+        return jnp.sum(evaluate(structure, parameters, Evidence(None, table)))
+
+    return jax.grad(total)(table)
