@@ -1,8 +1,6 @@
 """``klprojax circuit fit``: what it writes, every option, the exit status."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -113,13 +111,3 @@ def test_files_that_are_none(tmp_path):
     assert run(tmp_path / "one.npy").exit_code == 2
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 nothing")
     assert run(tmp_path / "bad.npz").exit_code == 2
-
-
-def test_help_does_not_load_jax():
-    code = (
-        "import sys\nfrom klprojax.cli._app import app\n"
-        "before = 'optax' in sys.modules\n"
-        "assert 'klprojax.circuits.tensor' not in sys.modules\nassert not before\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
