@@ -255,6 +255,16 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
+def publish(options: argparse.Namespace, text: str, facts: dict[str, Any]) -> None:
+    """Print the report and write it where ``--json`` and ``--markdown`` say."""
+    print(text)
+    if options.json:
+        write_json(options.json, facts)
+    if options.markdown:
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        options.markdown.write_text(text)
+
+
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table, numbers to the right."""
     lines = ["| " + " | ".join(headings) + " |", "|---" + "|--:" * (len(headings) - 1) + "|"]

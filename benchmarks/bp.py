@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from benchmarks import _bp_report as report
 from benchmarks import _shared as shared
@@ -493,12 +492,7 @@ def main(argv: list[str] | None = None) -> int:
                 shared.write_json(options.json, facts)
     facts["load_after"] = list(os.getloadavg())
     text = report.markdown(facts)
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
-    if options.json:
-        shared.write_json(options.json, facts)
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(text)
+    shared.publish(options, text, facts)
     if options.plot:
         report.plot(facts, options.plot)
     if options.record:

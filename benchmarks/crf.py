@@ -397,12 +397,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{options.epochs} epochs, seed {options.seed}, {facts['device']}, jax "
         f"{facts['versions']['jax']}, {facts['date'][:10]}.\n\n" + table(results)
     )
-    print(text)
-    if options.json:
-        shared.write_json(options.json, facts)
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(text)
+    shared.publish(options, text, facts)
     if options.plot:
         plot(options.plot, (noisy[:8], labels[:8]), predictions, histories)
     return 1 if worse else 0

@@ -178,10 +178,5 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         worker.stop()
     text, facts = report()
-    print(text)
-    if options.json:
-        shared.write_json(options.json, facts)
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(text)
+    shared.publish(options, text, facts)
     return 1 if facts["disagree"] or facts["counts"].get("error") else 0

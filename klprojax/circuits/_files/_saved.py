@@ -1,30 +1,24 @@
 """Our own circuit files: one zip of arrays with a JSON header, no pickle."""
 
-import io
-import json
-import math
 import os
-import zipfile
-import zlib
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from ...graphs._files._errors import ModelFileError
-from ...graphs._files._text import MAX_BYTES, read_bytes, show, write_bytes
+from ...graphs._files._text import MAX_BYTES, show
 from .._builder import CircuitModel
 from .._circuit import Circuit
 from .._leaves import AbstractLeaf, Bernoulli, Binomial, Categorical, Gaussian, Indicator
 from .._structure import LeafGroup
+from ._archive import read_arrays, write_arrays
 from ._lines import MAX_SCOPE_BYTES
 
 _FORMAT = "klprojax-circuit"
-_VERSION = 1
 _FAMILIES: dict[str, type[AbstractLeaf]] = {
     family.__name__: family for family in (Indicator, Categorical, Bernoulli, Binomial, Gaussian)
 }
-_HEADER = "header.json"
 
 
 def save_circuit(path: str | os.PathLike[str], model: CircuitModel) -> None:
@@ -59,27 +53,11 @@ def save_circuit(path: str | os.PathLike[str], model: CircuitModel) -> None:
         arrays[f"states_{g}"] = group.states
         arrays[f"parameters_{g}"] = np.asarray(parameters)
     header = {
-        "format": _FORMAT,
-        "version": _VERSION,
         "root": s.root,
         "families": families,
         "names": None if s.names is None else list(s.names),
     }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        # A fixed date: equal circuits give equal bytes.
-        archive.writestr(_member(_HEADER), json.dumps(header))
-        for name, array in arrays.items():
-            part = io.BytesIO()
-            np.lib.format.write_array(part, np.ascontiguousarray(array), allow_pickle=False)
-            archive.writestr(_member(f"{name}.npy"), part.getvalue())
-    write_bytes(path, buffer.getvalue())
-
-
-def _member(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    info.compress_type = zipfile.ZIP_DEFLATED
-    return info
+    write_arrays(path, _FORMAT, header, arrays)
 
 
 def load_circuit(
@@ -96,9 +74,8 @@ def load_circuit(
         ModelFileError: damaged, too large, of another format, or no valid circuit.
     """
     name = os.fspath(path)
-    parts = _unpack(name, read_bytes(path, max_bytes), max_bytes)
-    header = _header(name, parts)
-    arrays = {key[:-4]: _array(name, key, data) for key, data in parts.items() if key != _HEADER}
+    header, arrays = read_arrays(path, _FORMAT, max_bytes)
+    _check_header(name, header)
 
     def get(key: str, kind: str, ndim: int = 1) -> np.ndarray:
         array = arrays.get(key)
@@ -152,52 +129,7 @@ def load_circuit(
     return model
 
 
-def _unpack(name: str, data: bytes, max_bytes: int) -> dict[str, bytes]:
-    parts: dict[str, bytes] = {}
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            if len(members) > 10_000:
-                raise ModelFileError(name, None, "at most 10000 members", str(len(members)))
-            left = max_bytes
-            for member in members:
-                with archive.open(member) as stream:
-                    part = stream.read(left + 1)
-                left -= len(part)
-                if left < 0:
-                    fix = "pass a larger max_bytes if the file is genuine"
-                    expected = f"at most {max_bytes} bytes unpacked"
-                    raise ModelFileError(name, None, expected, "more", fix)
-                parts[member.filename] = part
-    except ModelFileError:
-        raise
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        OSError,
-        ValueError,
-        OverflowError,
-        ImportError,
-    ) as error:
-        fix = "the file is damaged or not one of save_circuit"
-        raise ModelFileError(name, None, "a zip archive of arrays", show(str(error)), fix) from None
-    return parts
-
-
-def _header(name: str, parts: dict[str, bytes]) -> dict[str, Any]:
-    try:
-        header = json.loads(parts.get(_HEADER, b"null"))
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise ModelFileError(name, None, f"a header with format {_FORMAT}", "another or none")
-    if header.get("version") != _VERSION:
-        got = show(repr(header.get("version")))
-        fix = "update the package to read newer files"
-        raise ModelFileError(name, None, f"version {_VERSION} of the format", got, fix)
+def _check_header(name: str, header: dict[str, Any]) -> None:
     families, root, names = (header.get(key) for key in ("families", "root", "names"))
     if not isinstance(families, list) or any(
         not isinstance(f, str) or f not in _FAMILIES for f in families
@@ -211,21 +143,3 @@ def _header(name: str, parts: dict[str, bytes]) -> dict[str, Any]:
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ModelFileError(name, None, "names, a list of strings or null", "something else")
         header["names"] = tuple(names)
-    return header
-
-
-def _array(name: str, key: str, data: bytes) -> np.ndarray:
-    try:
-        stream = io.BytesIO(data)
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise ValueError("another version of the npy format")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        body = data[stream.tell() :]
-        # Checked before anything is allocated: the header may promise any size.
-        if dtype.hasobject or fortran or math.prod(shape) * dtype.itemsize != len(body):
-            raise ValueError("a header that does not fit the data")
-        return np.frombuffer(body, dtype).reshape(shape)
-    except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError) as error:
-        got = show(str(error))
-        raise ModelFileError(name, None, f"an array of numbers in {key}", got) from None

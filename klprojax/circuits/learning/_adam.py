@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ..tensor import TensorCircuit, TensorParameters
+from ._schedule import geometric
 
 
 class AdamState(NamedTuple):
@@ -48,9 +49,7 @@ class AdamStep:
 
     def size(self, epoch: int, epochs: int) -> float:
         """The learning rate of an epoch."""
-        share = epoch / max(epochs - 1, 1)
-        ratio = self.final_learning_rate / self.learning_rate
-        return float(self.learning_rate * ratio**share)
+        return geometric(self.learning_rate, self.final_learning_rate, epoch, epochs)
 
     def update(
         self,

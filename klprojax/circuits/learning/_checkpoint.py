@@ -12,8 +12,9 @@ import numpy as np
 
 from ...graphs._files._errors import ModelFileError
 from ...graphs._files._text import MAX_BYTES
+from .._files._archive import read_arrays, write_arrays
 from ..tensor import TensorCircuit, TensorParameters
-from ..tensor._saved import describe, read_arrays, write_arrays
+from ..tensor._saved import describe
 
 _FORMAT = "klprojax-circuit-run"
 
@@ -71,8 +72,6 @@ def _digest(*arrays: Any) -> str:
 def save_checkpoint(path: str | os.PathLike[str], run: Run, at: Progress) -> None:
     """Write a checkpoint: to a temporary file, synced, then renamed."""
     header = {
-        "format": _FORMAT,
-        "version": 1,
         "run": run.identity(),
         # JSON keeps every digit of a double; an infinity is spelled null.
         "best_value": at.best_value if np.isfinite(at.best_value) else None,
@@ -85,7 +84,7 @@ def save_checkpoint(path: str | os.PathLike[str], run: Run, at: Progress) -> Non
         **{f"state_{n}": np.asarray(x) for n, x in enumerate(jax.tree.leaves(at.state))},
         **{f"best_{n}": np.asarray(x) for n, x in enumerate(jax.tree.leaves(at.best))},
     }
-    write_arrays(path, header, arrays)
+    write_arrays(path, _FORMAT, header, arrays)
 
 
 def load_checkpoint(path: str | os.PathLike[str], run: Run) -> Progress:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..tensor import TensorCircuit, TensorParameters
+from ._schedule import geometric
 
 
 class EMState(NamedTuple):
@@ -63,8 +64,7 @@ class EMStep:
 
     def size(self, epoch: int, epochs: int) -> float:
         """The step size γ of an epoch."""
-        share = epoch / max(epochs - 1, 1)
-        return float(self.step_size * (self.final_step_size / self.step_size) ** share)
+        return geometric(self.step_size, self.final_step_size, epoch, epochs)
 
     def update(
         self,

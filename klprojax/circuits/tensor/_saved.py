@@ -1,9 +1,6 @@
 """Files of tensor circuits: one zip of arrays with a JSON header, no pickle."""
 
-import io
-import json
 import os
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...graphs._files._errors import ModelFileError
-from ...graphs._files._text import MAX_BYTES, read_bytes, write_bytes
-from .._files._saved import _array, _member, _unpack
+from ...graphs._files._text import MAX_BYTES
+from .._files._archive import read_arrays, write_arrays
 from ._circuit import TensorCircuit
 from ._parameters import TensorParameters
 from ._structure import TensorStructure
 
 _FORMAT = "klprojax-tensor-circuit"
-_HEADER = "header.json"
 _TABLES = ("log_weights", "log_inputs", "log_root")
 
 
@@ -43,9 +39,9 @@ def save_tensor_circuit(
         ValueError: numbers that do not fit the circuit.
     """
     circuit.check(parameters)
-    header = {"format": _FORMAT, "version": 1, "circuit": describe(circuit)}
+    header = {"circuit": describe(circuit)}
     arrays = {name: np.asarray(getattr(parameters, name)) for name in _TABLES}
-    write_arrays(path, header, arrays)
+    write_arrays(path, _FORMAT, header, arrays)
 
 
 def load_tensor_circuit(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> TensorModel:
@@ -87,37 +83,3 @@ def describe(circuit: TensorCircuit) -> dict[str, Any]:
 def restore(content: Mapping[str, Any]) -> TensorCircuit:
     """Undo `describe`."""
     return TensorCircuit(**{key: content[key] for key in TensorStructure.__dataclass_fields__})
-
-
-def write_arrays(
-    path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> None:
-    """Write a header and arrays to a temporary file, sync it, rename it."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(_member(_HEADER), json.dumps(header))
-        for name, array in arrays.items():
-            part = io.BytesIO()
-            # Not ascontiguousarray, which would make a scalar a vector.
-            np.lib.format.write_array(part, np.asarray(array, order="C"), allow_pickle=False)
-            archive.writestr(_member(f"{name}.npy"), part.getvalue())
-    write_bytes(path, buffer.getvalue())
-
-
-def read_arrays(
-    path: str | os.PathLike[str], form: str, max_bytes: int
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Undo `write_arrays`.
-
-    Raises:
-        ModelFileError: damaged, too large or of another format.
-    """
-    name = os.fspath(path)
-    parts = _unpack(name, read_bytes(path, max_bytes), max_bytes)
-    try:
-        header = json.loads(parts.pop(_HEADER, b"null"))
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict) or header.get("format") != form or header.get("version") != 1:
-        raise ModelFileError(name, None, f"a header with format {form}, version 1", "another")
-    return header, {key[:-4]: _array(name, key, data) for key, data in parts.items()}
