@@ -27,6 +27,14 @@ def test_solves_an_unsymmetric_system(dtype, tolerance):
     np.testing.assert_allclose(x, np.linalg.solve(matrix, right), atol=100 * tolerance)
 
 
+def test_as_many_steps_as_unknowns_suffice():
+    # The recurrence of directions is what makes it so; any descent would get there some day.
+    matrix, right = system(6)
+    _, error = bicgstab(lambda v: matrix @ v, right, tolerance=1e-12, max_steps=6, rounds=1)
+    # Exact but for rounding, which the recurrence amplifies a few thousand times.
+    assert float(error) < 1e-10
+
+
 def test_a_restart_continues_from_the_true_residual():
     matrix, right = system(40)
     errors = [

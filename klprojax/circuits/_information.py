@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._types import Scalar, VariableTables
-from ..geometry import log_normalize
+from ..geometry import log_normalize, safe_log
 from ._circuit import Circuit
 from ._leaves import AbstractContinuousLeaf, AbstractDiscreteLeaf
 from ._properties import is_deterministic
 from ._structure import is_indicator
-from ._sweep import safe_log, sweep
+from ._sweep import sweep
 
 
 def entropy(

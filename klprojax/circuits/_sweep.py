@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._solution import RESULTS
 from .._types import Scalar, VariableTables
+from ..geometry import safe_log
 from ._circuit import Circuit
 from ._flow import Flow, edge_slopes, evaluate, propagate_back, segment_sum
 from ._leaves import AbstractContinuousLeaf, Indicator, table_value
@@ -218,9 +219,3 @@ def _log_derivatives(flow: Flow, root: int, log_values: Array, log_weights: Arra
     weights = jnp.where(flow.sum_edge, log_weights, siblings)
     down = flow.reversed(jnp.full(1, root, jnp.int32))
     return evaluate(down, jnp.zeros(1, log_values.dtype), weights)
-
-
-def safe_log(probabilities: Array) -> Array:
-    """Logarithm with ``-inf`` and derivative 0 at zero."""
-    zero = probabilities <= 0  # false for NaN, which must stay visible
-    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, probabilities)))

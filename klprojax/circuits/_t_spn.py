@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._types import VariableTables
+from ..geometry import safe_log
 from ..operators import t_proj
 from ._activation_lift import activation_lift
 from ._circuit import Circuit
-from ._sweep import leaf_log_values, safe_log, sweep
+from ._sweep import leaf_log_values, sweep
 
 
 def t_spn(

@@ -40,6 +40,9 @@ from ._log_table import (
     log_normalize as log_normalize,
 )
 from ._log_table import (
+    safe_log as safe_log,
+)
+from ._log_table import (
     safe_logsumexp as safe_logsumexp,
 )
 from ._marginal_constraints import MarginalConstraints as MarginalConstraints

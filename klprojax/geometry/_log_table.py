@@ -56,6 +56,19 @@ def safe_logsumexp(
     return value if keepdims else jnp.squeeze(value, axis=axis)
 
 
+def safe_log(probabilities: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Compute the natural logarithm, ``-inf`` with derivative 0 at zero and below.
+
+    Args:
+        probabilities: linear space; rounding may leave entries just below zero. NaN is passed on.
+
+    Returns:
+        Logarithms (nats).
+    """
+    zero = probabilities <= 0  # false for NaN, which must stay visible
+    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, probabilities)))
+
+
 def log_normalize(
     log_table: Float[Array, "*states"],
     axis: int | tuple[int, ...] | None = None,

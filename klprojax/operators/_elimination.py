@@ -11,11 +11,11 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from .._adjoint import AbstractAdjoint
 from .._solution import Solution
 from .._types import FactorTables, VariableTables
+from ..geometry import safe_log
 from ..graphs import FactorGraph
 from ._elimination_plan import EliminationPlan, plan_elimination
 from ._elimination_sweeps import log_partition_and_marginals
@@ -98,7 +98,7 @@ def _solve(
     log_partition, marginals = log_partition_and_marginals(plan, flat)
     ends = np.cumsum([math.prod(table.shape) for table in tables])
     log_marginals = [
-        _safe_log(part.reshape(table.shape))
+        safe_log(part.reshape(table.shape))
         for part, table in zip(jnp.split(marginals, ends)[:-1], tables, strict=True)
     ]
     beliefs = tuple(log_marginals[len(log_potentials) :])
@@ -112,8 +112,3 @@ def _solve(
         converged=jnp.bool_(True),
         exact=True,
     )
-
-
-def _safe_log(probabilities: Array) -> Array:
-    zero = probabilities <= 0  # false for NaN, which must stay visible
-    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, probabilities)))

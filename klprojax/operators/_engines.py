@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._types import FactorTables, VariableTables
-from ..geometry import log_normalize
+from ..geometry import log_normalize, safe_log
 from ..graphs import FactorGraph, GroupSignature
 from ._messages import (
     Messages,
@@ -199,7 +199,7 @@ class LinearFlooding(AbstractEngine):
         scaled = jnp.exp(_scale(table))
         last = _contract(scaled, weights, len(weights) - 1)
         scale = jnp.max(table.reshape(table.shape[0], -1), axis=1)
-        mass = jnp.log(jnp.sum(last * weights[-1], axis=1)) + lax.stop_gradient(scale)
+        mass = safe_log(jnp.sum(last * weights[-1], axis=1)) + lax.stop_gradient(scale)
         return mass + sum(top[:, 0] for top in tops)
 
     def _outgoing(self, group: GroupSignature, table: Array, incoming: tuple[Array, ...]):
