@@ -6,13 +6,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ...graphs._files._archive import read_arrays, write_arrays
 from ...graphs._files._errors import ModelFileError
 from ...graphs._files._text import MAX_BYTES, show
 from .._builder import CircuitModel
 from .._circuit import Circuit
 from .._leaves import AbstractLeaf, Bernoulli, Binomial, Categorical, Gaussian, Indicator
 from .._structure import LeafGroup
-from ._archive import read_arrays, write_arrays
 from ._lines import MAX_SCOPE_BYTES
 
 _FORMAT = "klprojax-circuit"

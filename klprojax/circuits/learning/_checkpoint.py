@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...graphs._files._archive import read_arrays, write_arrays
 from ...graphs._files._errors import ModelFileError
 from ...graphs._files._text import MAX_BYTES
-from .._files._archive import read_arrays, write_arrays
 from ..tensor import TensorCircuit, TensorParameters
 from ..tensor._saved import describe
 

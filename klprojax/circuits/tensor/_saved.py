@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from ...graphs._files._archive import read_arrays, write_arrays
 from ...graphs._files._errors import ModelFileError
 from ...graphs._files._text import MAX_BYTES
-from .._files._archive import read_arrays, write_arrays
 from ._circuit import TensorCircuit
 from ._parameters import TensorParameters
 from ._structure import TensorStructure

@@ -1,4 +1,4 @@
-"""One zip of arrays with a JSON header, no pickle: how circuits and checkpoints are stored."""
+"""One zip of arrays with a JSON header, no pickle: how circuits, models and checkpoints are stored."""
 
 import io
 import json
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...graphs._files._errors import ModelFileError
-from ...graphs._files._text import read_bytes, show, write_bytes
+from ._errors import ModelFileError
+from ._text import read_bytes, show, write_bytes
 
 _HEADER = "header.json"
 _VERSION = 1
@@ -104,7 +104,7 @@ def _unpack(name: str, data: bytes, max_bytes: int) -> dict[str, bytes]:
         OverflowError,
         ImportError,
     ) as error:
-        fix = "the file is damaged or not one of save_circuit"
+        fix = "the file is damaged or of another kind"
         raise ModelFileError(name, None, "a zip archive of arrays", show(str(error)), fix) from None
     return parts
 
