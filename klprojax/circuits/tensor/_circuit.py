@@ -25,8 +25,10 @@ class TensorCircuit(eqx.Module):
 
     An input vector holds K categorical leaves of one variable. A sum node multiplies vectors of
     disjoint scopes unit by unit and mixes the K products densely into K new units,
-    ``out[j] = sum_k w[j, k] prod_c child_c[k]``. The root is one sum over the K products of every
-    component. Most users want `hclt`, `hidden_markov` or `factorised_mixture`.
+    ``out[j] = sum_k w[j, k] prod_c child_c[k]``. A mixture sums vectors of one scope unit by unit,
+    ``out[j] = sum_c v[j, c] child_c[j]``: several ways to split a scope, each a sum node of its
+    own. The root is one sum over the K products of every component. Most users want `hclt`,
+    `hidden_markov`, `rat_spn`, `quad_tree` or another builder.
 
     Use it for training and for many rows; `to_circuit` gives the explicit `Circuit` with every
     query. The numbers, `TensorParameters`, live outside.
@@ -35,12 +37,13 @@ class TensorCircuit(eqx.Module):
         cardinalities: states of each variable.
         units: length K of every vector.
         variables: the variable of each input vector; inputs have the ids 0, 1, ...
-        levels: per level, lowest first, the children of each sum node; sum nodes are numbered on
-            after the inputs, level by level.
+        levels: per level, lowest first, the children of each node; nodes are numbered on after
+            the inputs, level by level.
         roots: per component the children of its product.
         input_blocks: the leaf table of each input; each has its own if None.
         sum_blocks: the weight matrix of each sum node; each has its own if None. Nodes with one
             block share it (a homogeneous Markov chain).
+        mixing: the levels of mixtures; the nodes of all others are sum nodes.
 
     A circuit is static: it hashes and compares by content and has no arrays as pytree leaves.
 
@@ -60,9 +63,11 @@ class TensorCircuit(eqx.Module):
         *,
         input_blocks: Sequence[int] | None = None,
         sum_blocks: Sequence[int] | None = None,
+        mixing: Sequence[int] = (),
     ):
         nodes = tuple(tuple(tuple(map(int, node)) for node in level) for level in levels)
-        sums = sum(map(len, nodes))
+        mixed = tuple(map(int, mixing))
+        sums = sum(len(level) for number, level in enumerate(nodes) if number not in mixed)
         self.structure = TensorStructure(
             tuple(map(int, cardinalities)),
             int(units),
@@ -71,6 +76,7 @@ class TensorCircuit(eqx.Module):
             nodes,
             tuple(map(int, range(sums) if sum_blocks is None else sum_blocks)),
             tuple(tuple(map(int, node)) for node in roots),
+            mixed,
         )
         self.structure.check()
 
@@ -98,7 +104,7 @@ class TensorCircuit(eqx.Module):
 
     @property
     def depth(self) -> int:
-        """Number of levels of sums, the root included."""
+        """Number of levels of sums and mixtures, the root included."""
         return len(self.structure.levels) + 1
 
     @property
@@ -106,17 +112,21 @@ class TensorCircuit(eqx.Module):
         """Entries of all log-tables, normalisation not deducted."""
         s = self.structure
         sums = s.num_sum_blocks * s.units**2 + len(s.roots) * s.units
+        sums += s.units * int(s.partitions.sum())
         return sums + s.units * int(s.input_cardinalities.sum())
 
     @property
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the numbers by name."""
         s = self.structure
-        return {
+        shapes: dict[str, tuple[int, ...]] = {
             "log_weights": (s.num_sum_blocks, s.units, s.units),
             "log_inputs": (s.num_input_blocks, s.units, s.max_states),
             "log_root": (len(s.roots), s.units),
         }
+        if s.mixing:
+            shapes["log_mixing"] = (len(s.mixtures), s.units, s.max_partitions)
+        return shapes
 
     def __repr__(self) -> str:
         return (
@@ -164,7 +174,11 @@ class TensorCircuit(eqx.Module):
         leaves = base[:, None] + rng.normal(size=(len(base), s.units, s.max_states)) * scale
         root = rng.normal(size=(len(s.roots), s.units)) * scale
         # In numpy: nothing to compile.
-        tables = (_normalized(sums, (2,)), _normalized(leaves, (2,)), _normalized(root, (0, 1)))
+        tables = [_normalized(sums, (2,)), _normalized(leaves, (2,)), _normalized(root, (0, 1))]
+        if s.mixing:
+            mixing = rng.normal(size=(len(s.mixtures), s.units, s.max_partitions)) * scale
+            inside = np.arange(s.max_partitions) < s.partitions[:, None, None]
+            tables.append(_normalized(np.where(inside, mixing, -np.inf), (2,)))
         return TensorParameters(*(jnp.asarray(table, dtype) for table in tables))
 
     def check(self, parameters: TensorParameters) -> None:
@@ -173,10 +187,12 @@ class TensorCircuit(eqx.Module):
         Raises:
             ValueError: a wrong shape, or mixed dtypes.
         """
-        for name, shape in self.parameter_shapes.items():
-            got = getattr(parameters, name)
-            if got.shape != shape:
-                raise ValueError(f"{name} has shape {got.shape}; this circuit expects {shape}.")
+        wanted = {"log_mixing": None, **self.parameter_shapes}
+        for name, shape in wanted.items():
+            table = getattr(parameters, name)
+            got = None if table is None else table.shape
+            if got != shape:
+                raise ValueError(f"{name} has shape {got}; this circuit expects {shape}.")
         dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(parameters)}
         if len(dtypes) > 1:
             raise ValueError(f"The parameters mix dtypes {sorted(dtypes)}.")

@@ -27,10 +27,17 @@ def explicit(s: TensorStructure, parameters: TensorParameters) -> CircuitModel:
         return b.sum([children[k] for k in kept], log_weights[kept])
 
     weights = np.asarray(parameters.log_weights, np.float64)
-    nodes = [children for level in s.levels for children in level]
-    for children, block in zip(nodes, s.sum_blocks, strict=True):
-        below = products(children)
-        vectors.append([total(below, weights[block, j]) for j in units])
+    row = iter(s.weights_of.tolist())
+    for number, level in enumerate(s.levels):
+        for children in level:
+            if number in s.mixing:
+                assert parameters.log_mixing is not None  # checked by the caller
+                own = np.asarray(parameters.log_mixing, np.float64)[next(row)]
+                each = [[vectors[child][j] for child in children] for j in units]
+                vectors.append([total(each[j], own[j, : len(children)]) for j in units])
+            else:
+                own, below = weights[next(row)], products(children)
+                vectors.append([total(below, own[j]) for j in units])
     top = [node for children in s.roots for node in products(children)]
     root = total(top, np.asarray(parameters.log_root, np.float64).reshape(-1))
     return b.build(root, dtype=parameters.log_root.dtype)

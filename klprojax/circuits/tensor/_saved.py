@@ -15,7 +15,7 @@ from ._parameters import TensorParameters
 from ._structure import TensorStructure
 
 _FORMAT = "klprojax-tensor-circuit"
-_TABLES = ("log_weights", "log_inputs", "log_root")
+_TABLES = ("log_weights", "log_inputs", "log_root", "log_mixing")
 
 
 class TensorModel(NamedTuple):
@@ -40,7 +40,8 @@ def save_tensor_circuit(
     """
     circuit.check(parameters)
     header = {"circuit": describe(circuit)}
-    arrays = {name: np.asarray(getattr(parameters, name)) for name in _TABLES}
+    tables = {name: getattr(parameters, name) for name in _TABLES}
+    arrays = {name: np.asarray(table) for name, table in tables.items() if table is not None}
     write_arrays(path, _FORMAT, header, arrays)
 
 
@@ -54,8 +55,9 @@ def load_tensor_circuit(path: str | os.PathLike[str], *, max_bytes: int = MAX_BY
     header, arrays = read_arrays(path, _FORMAT, max_bytes)
     try:
         circuit = restore(header["circuit"])
-        tables = [arrays[key] for key in _TABLES]
-        for key, table in zip(_TABLES, tables, strict=True):
+        names = _TABLES if circuit.structure.mixing else _TABLES[:-1]
+        tables = [arrays[key] for key in names]
+        for key, table in zip(names, tables, strict=True):
             if table.dtype.kind != "f" or not (table < np.inf).all():
                 raise ValueError(f"{key} must hold logarithms, no NaN and no +inf")
         parameters = TensorParameters(*map(jnp.asarray, tables))
@@ -77,9 +79,11 @@ def describe(circuit: TensorCircuit) -> dict[str, Any]:
         "levels": [[list(node) for node in level] for level in s.levels],
         "sum_blocks": list(s.sum_blocks),
         "roots": [list(node) for node in s.roots],
+        "mixing": list(s.mixing),
     }
 
 
 def restore(content: Mapping[str, Any]) -> TensorCircuit:
     """Undo `describe`."""
-    return TensorCircuit(**{key: content[key] for key in TensorStructure.__dataclass_fields__})
+    optional = {"mixing": ()} | dict(content)  # files written before there were mixtures
+    return TensorCircuit(**{key: optional[key] for key in TensorStructure.__dataclass_fields__})

@@ -1,4 +1,4 @@
-"""The structure of a tensor circuit: vectors of units, products of them, dense sums."""
+"""The structure of a tensor circuit: vectors of units, their products, dense sums, mixtures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,16 +13,18 @@ Node = tuple[int, ...]
 class TensorStructure:
     """Which vectors of units multiply, level by level; hashes and compares by content.
 
-    Ids: the input vectors come first, 0 to inputs - 1, then the sum nodes, level by level.
+    Ids: the input vectors come first, 0 to inputs - 1, then the nodes, level by level.
 
     Attributes:
         cardinalities: states of each variable.
         units: length K of every vector.
         variables: the variable of each input vector.
         input_blocks: which table of leaf distributions an input vector has.
-        levels: per level, lowest first, the children of each sum node.
-        sum_blocks: which weight matrix a sum node has, over all levels in order.
+        levels: per level, lowest first, the children of each node.
+        sum_blocks: which weight matrix a sum node has, over all levels of sums in order.
         roots: per component the children of its product; the root sums over components and units.
+        mixing: the levels whose nodes are mixtures of their children, in ascending order; all
+            others are of sum nodes.
     """
 
     cardinalities: tuple[int, ...]
@@ -32,6 +34,7 @@ class TensorStructure:
     levels: tuple[tuple[Node, ...], ...]
     sum_blocks: tuple[int, ...]
     roots: tuple[Node, ...]
+    mixing: tuple[int, ...] = ()
 
     @cached_property
     def _key(self) -> tuple:
@@ -43,6 +46,7 @@ class TensorStructure:
             self.levels,
             self.sum_blocks,
             self.roots,
+            self.mixing,
         )
 
     @cached_property
@@ -77,6 +81,29 @@ class TensorStructure:
     def num_sum_blocks(self) -> int:
         """Number of different weight matrices."""
         return max(self.sum_blocks, default=-1) + 1
+
+    @cached_property
+    def mixtures(self) -> tuple[Node, ...]:
+        """The children of every mixture, level by level."""
+        return tuple(node for level in self.mixing for node in self.levels[level])
+
+    @property
+    def max_partitions(self) -> int:
+        """Most children of a mixture: the width of the table of mixing weights."""
+        return max(map(len, self.mixtures), default=0)
+
+    @cached_property
+    def partitions(self) -> np.ndarray:
+        """Number of children of each mixture."""
+        return np.asarray([len(node) for node in self.mixtures], np.int64)
+
+    @cached_property
+    def weights_of(self) -> np.ndarray:
+        """Per node, its matrix among the sums' or its row among the mixtures'."""
+        blocks, mixtures, out = iter(self.sum_blocks), iter(range(len(self.mixtures))), []
+        for number, level in enumerate(self.levels):
+            out += [next(mixtures if number in self.mixing else blocks) for _ in level]
+        return np.asarray(out, np.int64)
 
     @property
     def max_states(self) -> int:
@@ -125,11 +152,14 @@ class TensorStructure:
             raise ValueError(
                 f"input_blocks has {len(self.input_blocks)} entries for {self.num_inputs} inputs."
             )
-        if len(self.sum_blocks) != self.starts[-1] - self.num_inputs:
+        if list(self.mixing) != sorted(set(self.mixing) & set(range(len(self.levels)))):
             raise ValueError(
-                f"sum_blocks has {len(self.sum_blocks)} entries for "
-                f"{self.starts[-1] - self.num_inputs} sum nodes."
+                f"mixing is {self.mixing}; it lists some of the levels 0 to {len(self.levels) - 1} "
+                "in ascending order."
             )
+        sums = self.starts[-1] - self.num_inputs - len(self.mixtures)
+        if len(self.sum_blocks) != sums:
+            raise ValueError(f"sum_blocks has {len(self.sum_blocks)} entries for {sums} sum nodes.")
         for name, blocks in (("input_blocks", self.input_blocks), ("sum_blocks", self.sum_blocks)):
             if sorted(set(blocks)) != list(range(len(set(blocks)))):
                 raise ValueError(f"{name} must number the blocks 0, 1, ... without gaps.")
@@ -150,7 +180,8 @@ class TensorStructure:
             scopes.append(1 << v)
         for number, level in enumerate((*self.levels, self.roots)):
             where = f"level {number}" if number < len(self.levels) else "the roots"
-            scopes += [_scope(children, scopes, where) for children in level]
+            scope = _common_scope if number in self.mixing else _scope
+            scopes += [scope(children, scopes, where) for children in level]
         everything = (1 << len(self.cardinalities)) - 1
         for component, scope in enumerate(scopes[self.starts[-1] :]):
             if scope != everything:
@@ -161,16 +192,31 @@ class TensorStructure:
                 )
 
 
-def _scope(children: Sequence[int], scopes: list[int], where: str) -> int:
+def _check_children(children: Sequence[int], scopes: list[int], where: str) -> None:
     if not children:
         raise ValueError(f"A node of {where} has no children.")
-    scope = 0
     for child in children:
         if not 0 <= child < len(scopes):
             raise ValueError(
                 f"A node of {where} has child {child}; children come from lower levels, here 0 to "
                 f"{len(scopes) - 1}."
             )
+
+
+def _common_scope(children: Sequence[int], scopes: list[int], where: str) -> int:
+    _check_children(children, scopes, where)
+    if len({scopes[child] for child in children}) > 1:
+        raise ValueError(
+            f"A mixture of {where} with children {tuple(children)} is not smooth: they are not "
+            "over the same variables."
+        )
+    return scopes[children[0]]
+
+
+def _scope(children: Sequence[int], scopes: list[int], where: str) -> int:
+    _check_children(children, scopes, where)
+    scope = 0
+    for child in children:
         if scope & scopes[child]:
             raise ValueError(
                 f"A node of {where} with children {tuple(children)} is not decomposable: two of "

@@ -1,4 +1,4 @@
-"""One zip of arrays with a JSON header, no pickle: how circuits, models and checkpoints are stored."""
+"""One zip of arrays with a JSON header, no pickle: how whatever is saved is stored."""
 
 import io
 import json
