@@ -1,0 +1,105 @@
+"""The projection step: the lifted operator, iterated."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from ._step import AbstractStep, StepInfo, weighted_mean
+from .network import LiftedNetwork, Precisions, trace_network
+from .schemes import AbstractScheme, CyclicProjections
+
+
+class ProjectionStep(AbstractStep):
+    """Move the parameters by iterating projections on the lifted network of a batch.
+
+    The state of the copies starts at the forward pass of every batch; after the iterations the
+    parameters move from where they were by `relaxation` times their displacement, plus `inertia`
+    times their last move.
+
+    Args:
+        scheme: in which order constraints are visited.
+        iterations: iterations a batch, at most.
+        precisions: of the Gaussian copies.
+        consensus: `"product"`, `"average"` or `"slope"`; see `LiftedNetwork`.
+        relaxation: multiple of the displacement, positive; above 1 over-relaxed.
+        inertia: share of the last move that is repeated, in [0, 1).
+        tolerance: stop the iterations when the certificate, the largest relative change of the
+            copies' values in one iteration, is at most this; None: never.
+
+    Raises:
+        ValueError: options out of range.
+    """
+
+    scheme: AbstractScheme = CyclicProjections()
+    iterations: int = eqx.field(static=True, default=1)
+    precisions: Precisions = Precisions()
+    consensus: str = eqx.field(static=True, default="slope")
+    relaxation: Any = 1.0
+    inertia: Any = 0.0
+    tolerance: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.iterations < 1:
+            raise ValueError(f"iterations is {self.iterations}; expected at least 1.")
+
+    def init(self, model: PyTree) -> PyTree:
+        """The last move: zero."""
+        return jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
+
+    def update(self, model, state, x, y, weights, loss) -> tuple[PyTree, PyTree, StepInfo]:
+        """Iterate on one batch; see the class."""
+        arrays, static = eqx.partition(model, eqx.is_inexact_array)
+        moved, before, stats = self.displacement(model, x, y, weights, loss)
+
+        def move(shift: Array, last: Array) -> Array:
+            relaxation = jnp.asarray(self.relaxation, shift.dtype)
+            return jnp.asarray(self.inertia, shift.dtype) * last + relaxation * shift
+
+        moves = jax.tree.map(move, moved, state)
+        new = jax.tree.map(jnp.add, arrays, moves)
+        return eqx.combine(new, static), moves, StepInfo(before, stats)
+
+    def displacement(
+        self, model: PyTree, x: PyTree, y: Any, weights: Float[Array, " batch"], loss: Any
+    ) -> tuple[PyTree, Float[Array, ""], dict[str, Array]]:
+        """How far the iterations carry the parameters on one batch.
+
+        Returns:
+            The displacement, a tree like the model's inexact arrays; the mean loss before; figures:
+            `residual` (distance of the last projected points from their constraints), `certificate`
+            (largest relative change in the last iteration) and `iterations`.
+        """
+        graph, parameters = trace_network(model, x)
+        network = LiftedNetwork(graph, x, y, weights, loss, self.precisions, self.consensus)
+        start = self.scheme.start(network, parameters)
+        before = weighted_mean(loss(network.outputs(parameters), y), weights)
+
+        def body(carry: Any) -> Any:
+            state, _, count = carry
+            new = self.scheme.iterate(network, state)
+            return new, self.scheme.certificate(network, state, new), count + 1
+
+        carry = (start, jnp.asarray(jnp.inf, before.dtype), jnp.zeros((), jnp.int32))
+        if self.iterations == 1:
+            carry = body(carry)
+        elif self.tolerance is None:
+            carry, _ = lax.scan(lambda c, _: (body(c), None), carry, length=self.iterations)
+        else:
+            tolerance = jnp.asarray(self.tolerance, before.dtype)
+            carry = lax.while_loop(
+                lambda c: (c[1] > tolerance) & (c[2] < self.iterations), body, carry
+            )
+        state, certificate, count = carry
+        after = self.scheme.parameters(network, state)
+        shifts = [b - a for a, b in zip(parameters, after, strict=True)]
+        structure = jax.tree.structure(eqx.filter(model, eqx.is_inexact_array))
+        stats = {
+            "residual": self.scheme.residual(state),
+            "certificate": certificate,
+            "iterations": count,
+        }
+        return jax.tree.unflatten(structure, shifts), before, stats

@@ -1,0 +1,269 @@
+"""The lifted operator of a network: visits that move messages between its local constraints.
+
+Every operation of the network keeps its own Gaussian copies of the values it reads, one for each
+sample and unit. A *visit* of a constraint projects its copies onto its graph; the copies' summed
+slopes `ω (copy - base)` are its messages. A visit of a parameter moves it to the consensus of its
+copies. Schemes are orders of visits. Copies themselves are never formed: after a consensus they
+agree with the base, so a constraint needs only the bases of its inputs and the target of its
+output.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .._outputs import AbstractOutputFactor
+from ._constraints import Bilinear, Spread
+from ._graph import NetworkGraph, Node
+
+
+class Precisions(eqx.Module):
+    """Precisions of the Gaussian copies, by what is copied. All positive.
+
+    Attributes:
+        weight: copies of the parameters of linear maps; one number, or a tuple with one for each
+            linear map in the order of the network.
+        activation: copies of the activations that linear maps read; likewise.
+        unit: copies of the summands that activations read.
+        bias: copies of the parameters added to them.
+        output: the output factor's copies of the network's outputs; `1/λ` of its proximal step.
+        node: precision of a node's own output in its local projection, relative to what the
+            consensus says; with `"slope"` the absolute one.
+    """
+
+    weight: Any = 1.0
+    activation: Any = 1.0
+    unit: Any = 1.0
+    bias: Any = 1.0
+    output: Any = 1.0
+    node: Any = 1.0
+
+
+class State(NamedTuple):
+    """Bases and messages.
+
+    Attributes:
+        bases: agreed value of every constraint's output and of every parameter, by value.
+        slopes: message of every constraint into each of its movable inputs, by
+            `(node, input position)`.
+        output_slope: message of the output factor.
+        residual: the largest distance of a visited constraint's point from its graph.
+    """
+
+    bases: dict[int, Array]
+    slopes: dict[tuple[int, int], Array]
+    output_slope: Array
+    residual: Float[Array, ""]
+
+
+CONSENSUS = ("average", "product", "slope")
+
+
+class LiftedNetwork:
+    """A network's local constraints with a batch, an output factor and precisions.
+
+    Args:
+        graph: the traced network.
+        x: batch of the model's argument.
+        y: targets.
+        weights: weight of every sample.
+        factor: output factor.
+        precisions: of the copies.
+        consensus: what a constraint is told about its output. `"average"`: the mean of the copies,
+            at precision 1, as in divide and concur by primal averages, which shrinks the signal by
+            the number of copies a layer. `"product"`: the mean at the copies' summed precision, the
+            product of their tables; the orthogonal projection of the lifted space. `"slope"`: the
+            summed slope alone, as a linear table at precision `precisions.node`; as that precision
+            tends to 0 relative to the others the visits become backpropagation.
+
+    Raises:
+        ValueError: an unknown consensus.
+    """
+
+    def __init__(
+        self,
+        graph: NetworkGraph,
+        x: PyTree,
+        y: Any,
+        weights: Float[Array, " batch"],
+        factor: AbstractOutputFactor,
+        precisions: Precisions,
+        consensus: str,
+    ):
+        if consensus not in CONSENSUS:
+            raise ValueError(f"consensus is {consensus!r}; expected one of {CONSENSUS}.")
+        self.graph, self.y, self.weights, self.factor = graph, y, weights, factor
+        self.precisions, self.consensus = precisions, consensus
+        self.given = dict(zip(graph.given, graph.evaluate_given(x), strict=True))
+        self._linear_maps = [n.index for n in graph.constraints if isinstance(n.rule, Bilinear)]
+        self.totals = self._total_precisions()
+
+    # Values.
+
+    def start(self, parameters: Sequence[Array]) -> State:
+        """Forward pass: every constraint holds, every message is silent."""
+        bases: dict[int, Array] = dict(zip(self.graph.parameters, parameters, strict=True))
+        for node in self.graph.constraints:
+            inputs = [self.base(bases, index) for index in node.inputs]
+            bases[node.output] = node.rule.apply(*inputs)
+        slopes = {}
+        for node in self.graph.constraints:
+            for position, index in enumerate(node.inputs):
+                if self.graph.values[index].movable:
+                    value = self.base(bases, index)
+                    shape = self.graph.values[index].shape
+                    full = shape if self.graph.values[index].shared else (len(self.weights), *shape)
+                    slopes[node.index, position] = jnp.zeros(full, value.dtype)
+        output = self.base(bases, self.graph.output)
+        return State(bases, slopes, jnp.zeros_like(output), jnp.zeros((), output.dtype))
+
+    def outputs(self, parameters: Sequence[Array]) -> Array:
+        """The model's outputs for the batch."""
+        return self.base(self.start(parameters).bases, self.graph.output)
+
+    def base(self, bases: dict[int, Array], index: int) -> Array:
+        """Agreed value, carried through the maps that only rearrange."""
+        if index in bases:
+            return bases[index]
+        if index in self.given:
+            return self.given[index]
+        node = self._producer(index)
+        return node.rule.apply(*(self.base(bases, i) for i in node.inputs))
+
+    def pull(self, state: State, index: int) -> Array | None:
+        """Summed slopes of all copies of a value; None if nothing sends any."""
+        parts = [state.output_slope] if index == self.graph.output else []
+        for consumer, position in self.graph.consumers[index]:
+            node = self.graph.nodes[consumer]
+            if not node.rule.carries:
+                if (consumer, position) in state.slopes:
+                    parts.append(state.slopes[consumer, position])
+                continue
+            above = self.pull(state, node.output)
+            if above is not None:
+                data = tuple(self.given[i] for i in node.inputs[len(node.rule.shared) :])
+                parts.append(node.rule.transpose(above, data, self.weights)[position])
+        return sum(parts[1:], parts[0]) if parts else None
+
+    # Visits.
+
+    def visit_output(self, state: State) -> State:
+        """Project the output factor's copies: its proximal step."""
+        omega = self.precisions.output
+        base = self.base(state.bases, self.graph.output)
+        nearest = self.factor.proximal(base, self.y, omega)
+        slope = jnp.asarray(omega, base.dtype) * (nearest - base)
+        return state._replace(output_slope=slope)
+
+    def visit(self, state: State, node: Node) -> State:
+        """Project a constraint's copies onto its graph and pass its messages on."""
+        base = state.bases[node.output]
+        pull = self.pull(state, node.output)
+        inputs = tuple(self.base(state.bases, i) for i in node.inputs)
+        own = jnp.asarray(self.precisions.node, base.dtype)
+        if self.consensus == "slope":
+            shift, precision = own, own
+        else:
+            total = self.totals[node.output]
+            shift = total
+            precision = own * total if self.consensus == "product" else own
+        target = base if pull is None else base + pull / shift
+        wanted = tuple((node.index, k) in state.slopes for k in range(len(node.inputs)))
+        projected = node.rule.project(
+            inputs, target, self.precision_of(node), precision, self.weights, wanted
+        )
+        slopes = dict(state.slopes)
+        for position, slope in enumerate(projected.slopes):
+            if slope is not None:
+                like = slopes[node.index, position]
+                slopes[node.index, position] = jnp.broadcast_to(slope, like.shape)
+        bases = {**state.bases, node.output: projected.output}
+        residual = jnp.maximum(state.residual, projected.residual)
+        return State(bases, slopes, state.output_slope, residual)
+
+    def displacement(self, state: State, index: int) -> Array:
+        """How far the consensus of a parameter's copies lies from its base."""
+        pull = self.pull(state, index)
+        if pull is None:
+            return jnp.zeros_like(state.bases[index])
+        total = jnp.broadcast_to(self.totals[index], pull.shape)
+        # A row of an embedding that no sample reads has no copies and stays.
+        return jnp.where(total > 0, pull / jnp.where(total > 0, total, 1), 0)
+
+    def visit_parameter(self, state: State, index: int, relaxation: Any = 1.0) -> State:
+        """Move a parameter towards the consensus of its copies."""
+        moved = jnp.asarray(relaxation, state.bases[index].dtype) * self.displacement(state, index)
+        return state._replace(bases={**state.bases, index: state.bases[index] + moved})
+
+    # Precisions.
+
+    def precision_of(self, node: Node) -> tuple[Any, ...]:
+        """Precision of the copies of each input of a constraint."""
+        p = self.precisions
+        if isinstance(node.rule, Bilinear):
+            order = self._linear_maps.index(node.index)
+            a = _pick(p.activation, order, len(self._linear_maps), "activation")
+            if node.rule.shared_weight:
+                return a, _pick(p.weight, order, len(self._linear_maps), "weight")
+            return a, a
+        return tuple(p.bias if self._is_bias(index) else p.unit for index in node.inputs)
+
+    def _is_bias(self, index: int) -> bool:
+        produced = self.graph.values[index].kind == "result"
+        return produced and isinstance(self._producer(index).rule, Spread)
+
+    def _producer(self, index: int) -> Node:
+        return self._producers[index]
+
+    @property
+    def _producers(self) -> dict[int, Node]:
+        return {node.output: node for node in self.graph.nodes}
+
+    def _total_precisions(self) -> dict[int, Array]:
+        """Summed precision of all copies of each value: `[1 or batch, ...]`, or `[...]` if shared."""
+        dtype = self.weights.dtype
+        count = jnp.sum(self.weights)
+        totals: dict[int, Array] = {}
+
+        def add(index: int, amount: Any) -> None:
+            amount = jnp.asarray(amount, dtype)
+            totals[index] = totals[index] + amount if index in totals else amount
+
+        values = self.graph.values
+        output = values[self.graph.output]
+        one = jnp.ones((1, *output.shape), dtype)
+        add(self.graph.output, jnp.asarray(self.precisions.output, dtype) * one)
+        for node in reversed(self.graph.nodes):
+            if node.rule.carries:
+                if node.output not in totals:
+                    continue
+                above = totals[node.output]
+                data = tuple(self.given[i] for i in node.inputs[len(node.rule.shared) :])
+                weights = count[None]
+                if data:
+                    above = jnp.broadcast_to(above, (len(self.weights), *above.shape[1:]))
+                    weights = self.weights
+                parts = node.rule.transpose(above, data, weights)
+                for index, part in zip(node.inputs, parts, strict=False):
+                    add(index, part)
+                continue
+            counts = node.rule.counts(tuple(values[i].shape for i in node.inputs))
+            precisions = self.precision_of(node)
+            for index, copies, precision in zip(node.inputs, counts, precisions, strict=True):
+                amount = copies.astype(dtype) * jnp.asarray(precision, dtype)
+                add(index, amount * count if values[index].shared else amount[None])
+        return totals
+
+
+def _pick(value: Any, order: int, count: int, name: str) -> Any:
+    if not isinstance(value, tuple | list):
+        return value
+    if len(value) != count:
+        raise ValueError(
+            f"Precisions.{name} has {len(value)} entries; the network has {count} linear maps."
+        )
+    return value[order]
