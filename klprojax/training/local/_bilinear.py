@@ -151,8 +151,6 @@ def bilinear_multiplier(
         return low, high, new, jnp.any(moving), count + 1
 
     state = (low, high, first, jnp.asarray(True), jnp.zeros((), jnp.int32))
-    t = lax.stop_gradient(
-        lax.while_loop(lambda s: s[3] & (s[4] < _MAX_STEPS), body, state)[2]
-    )
+    t = lax.stop_gradient(lax.while_loop(lambda s: s[3] & (s[4] < _MAX_STEPS), body, state)[2])
     value, slope = value_and_slope(t, (plus, minus, stiffness, misfit))
     return jnp.clip(t - value / lax.stop_gradient(slope), -far, far)

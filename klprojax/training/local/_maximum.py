@@ -32,7 +32,9 @@ def project_maximum(
     descending = -jnp.sort(-a, axis=-1)
     counts = jnp.arange(1, a.shape[-1] + 1, dtype=a.dtype).reshape((1,) * z.ndim + (-1,))
     # With the k largest entries cut, the stationary level is their mean with the target.
-    levels = (jnp.cumsum(descending, axis=-1) + (ratio * z)[..., None]) / (counts + ratio[..., None])
+    levels = (jnp.cumsum(descending, axis=-1) + (ratio * z)[..., None]) / (
+        counts + ratio[..., None]
+    )
     # The right k is the last whose k-th largest entry lies above its level.
     used = jnp.sum((descending > levels).astype(jnp.int32), axis=-1)
     index = jnp.maximum(used - 1, 0)[..., None]

@@ -86,8 +86,12 @@ class Bilinear(AbstractConstraint):
     shared_weight: bool
 
     @abc.abstractmethod
-    def square_sums(self, a: Array, w: Array) -> tuple[Array, Array]:
-        """`Σ a²` and `Σ w²` over the entries that each output reads, broadcastable to it."""
+    def reach_a(self, x: Array) -> Array:
+        """Sum of x, shaped like a, over the entries that each output reads, broadcastable to it."""
+
+    @abc.abstractmethod
+    def reach_w(self, x: Array) -> Array:
+        """Sum of x, shaped like w, over the entries that each output reads, broadcastable to it."""
 
     @abc.abstractmethod
     def pull_a(self, w: Array, g: Array) -> Array:
@@ -113,7 +117,7 @@ class Bilinear(AbstractConstraint):
         omega_a, omega_w = (jnp.asarray(p, a.dtype) for p in precisions)
         scale = jnp.sqrt(omega_a * omega_w)
         u = self.apply(a, w)
-        square_a, square_w = self.square_sums(a, w)
+        square_a, square_w = self.reach_a(jnp.square(a)), self.reach_w(jnp.square(w))
         squares = jnp.broadcast_to(omega_a * square_a, u.shape) + jnp.broadcast_to(
             omega_w * square_w, u.shape
         )
@@ -148,12 +152,17 @@ class Bilinear(AbstractConstraint):
 
 
 class Dense(Bilinear):
-    """`u = a W` over the last axis of a; W is `[inputs, outputs]` or, if `transposed`, its transpose."""
+    """`u = a W` over the last axis of a.
+
+    Args:
+        transposed: W is `[outputs, inputs]` instead of `[inputs, outputs]`.
+        rank: axes of a for one sample.
+    """
 
     shared_weight = True
 
-    def __init__(self, transposed: bool):
-        self.transposed = transposed
+    def __init__(self, transposed: bool, rank: int):
+        self.transposed, self.rank = transposed, rank
 
     def _matrix(self, w: Array) -> Array:
         return w.T if self.transposed else w
@@ -171,13 +180,14 @@ class Dense(Bilinear):
             places *= size
         return jnp.full((*positions, n), units), jnp.full(w_shape, places)
 
-    def square_sums(self, a, w):
-        """Norms of rows and columns."""
-        columns = jnp.sum(jnp.square(self._matrix(w)), axis=0)
-        return (
-            jnp.sum(jnp.square(a), axis=-1, keepdims=True),
-            columns.reshape((1,) * (a.ndim - 1) + (-1,)),
-        )
+    def reach_a(self, x):
+        """Sum over inputs."""
+        return jnp.sum(x, axis=-1, keepdims=True)
+
+    def reach_w(self, x):
+        """Sum over inputs; one axis, which broadcasts against outputs `[..., units]`."""
+        columns = jnp.sum(self._matrix(x), axis=0)
+        return columns.reshape((1,) * self.rank + (-1,))
 
     def pull_a(self, w, g):
         """`g Wᵀ`."""
@@ -233,14 +243,14 @@ class Mapped(Bilinear):
             jax.linear_transpose(lambda w: self.function(ones_a, w), ones_w)(unit)[0],
         )
 
-    def square_sums(self, a, w):
-        """The map of squares and ones."""
-        ones_a, ones_w = jnp.ones(self.a_shape, a.dtype), jnp.ones(self.w_shape, w.dtype)
-        square_w = jnp.square(w)[None] if self.shared_weight else jnp.square(w)
-        return (
-            jax.vmap(self.function, (0, None))(jnp.square(a), ones_w),
-            jax.vmap(self.function, (None, 0))(ones_a, square_w),
-        )
+    def reach_a(self, x):
+        """The map at weights of one."""
+        return jax.vmap(self.function, (0, None))(x, jnp.ones(self.w_shape, x.dtype))
+
+    def reach_w(self, x):
+        """The map at inputs of one."""
+        x = x[None] if self.shared_weight else x
+        return jax.vmap(self.function, (None, 0))(jnp.ones(self.a_shape, x.dtype), x)
 
     def pull_a(self, w, g):
         """Transpose in a, sample by sample."""
@@ -349,8 +359,12 @@ class Maximum(AbstractConstraint):
         flat = moved.reshape(target.shape + (-1,))
         found = project_maximum(flat, target, precisions[0], _over_batch(output_precision, target))
         slope = jnp.asarray(precisions[0], a.dtype) * (found - flat)
-        back = jnp.transpose(slope.reshape(moved.shape), tuple(order.index(k) for k in range(a.ndim)))
-        return Projected((back if wanted[0] else None,), jnp.max(found, axis=-1), jnp.zeros((), a.dtype))
+        back = jnp.transpose(
+            slope.reshape(moved.shape), tuple(order.index(k) for k in range(a.ndim))
+        )
+        return Projected(
+            (back if wanted[0] else None,), jnp.max(found, axis=-1), jnp.zeros((), a.dtype)
+        )
 
 
 class Total(AbstractConstraint):

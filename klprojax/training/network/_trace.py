@@ -12,7 +12,7 @@ from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
 from ...lifting import LiftError
-from ...lifting._activity import inner_jaxpr, is_inexact
+from ...lifting._activity import inner_jaxpr
 from ...lifting._primitive import Psi
 from ._constraints import Carrier, Dense, Mapped, Maximum, Spread, SumActivation, Total
 from ._graph import NetworkGraph, Node, Value
@@ -137,7 +137,11 @@ class _Program:
             self.constants[env[var]] = array
 
         def read(atom: Any) -> Any:
-            return env[atom] if _is_variable(atom) else _Constant(np.asarray(atom.val, atom.aval.dtype))
+            return (
+                env[atom]
+                if _is_variable(atom)
+                else _Constant(np.asarray(atom.val, atom.aval.dtype))
+            )
 
         for eqn in jaxpr.eqns:
             inputs = tuple(read(atom) for atom in eqn.invars)
@@ -378,7 +382,8 @@ class _Builder:
             last = tuple(lhs) == (len(a.shape) - 1,) and not batch[0]
             # With the weight first its units come first in the output: only right for vectors.
             if last and len(rhs) == 1 and (not swap or len(a.shape) == 1):
-                return self._node(Dense(transposed=tuple(rhs) == (1,)), (ia, ib), shape, name)
+                rule = Dense(transposed=tuple(rhs) == (1,), rank=len(a.shape))
+                return self._node(rule, (ia, ib), shape, name)
         if name == "conv_general_dilated" and swap:
             raise self._error(eqn, "has its filter as the data; only a parameter can be the filter")
         ordered = (lambda a, w: function(w, a)) if swap else function
@@ -466,12 +471,18 @@ def _kind(eqn: Any, refs: list[Any]) -> tuple[str, Any]:
         atoms = equations[0].invars
         outer = dict(zip(inner[0].invars, refs, strict=True))
         inside = [
-            outer.get(v) if _is_variable(v) else _Constant(np.asarray(v.val, v.aval.dtype)) for v in atoms
+            outer.get(v) if _is_variable(v) else _Constant(np.asarray(v.val, v.aval.dtype))
+            for v in atoms
         ]
         return _kind(equations[0], inside)
     name = eqn.primitive.name
     constants = [r.array for r in refs if isinstance(r, _Constant)]
-    if name == "max" and len(constants) == 1 and constants[0].shape == () and _is_zero(constants[0]):
+    if (
+        name == "max"
+        and len(constants) == 1
+        and constants[0].shape == ()
+        and _is_zero(constants[0])
+    ):
         return "relu", None
     if name == "abs":
         return "abs", None

@@ -27,7 +27,6 @@ class AbstractScheme(eqx.Module):
     def certificate(self, network: LiftedNetwork, old: Any, new: Any) -> Any:
         """How far the state is from a fixed point: the largest change, relative, of its values."""
 
-
     @abc.abstractmethod
     def residual(self, state: Any) -> Any:
         """Largest distance of a projected point of the last iteration from its constraint."""
