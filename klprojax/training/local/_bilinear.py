@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-# Newton's method in a bracket doubles its digits near the root; before that a bisection halves the
+# Halley's method in a bracket triples its digits near the root; before that a bisection halves the
 # bracket. Twice the bits of a double bounds the worst case.
 _MAX_STEPS = 110
 
@@ -93,8 +94,8 @@ def bilinear_multiplier(
         A t(2 - t)/(1 - t)² + D t(2 + t)/(1 + t)² + t/r = z - a·w,
 
     whose left side increases from -∞ to ∞ on (-1, 1) and vanishes at 0. No difference of large
-    numbers is formed, so a small misfit gives a small multiplier to full relative precision. Newton
-    steps that leave the bracket are replaced by bisection.
+    numbers is formed, so a small misfit gives a small multiplier to full relative precision. Halley's
+    method finds the root; steps that leave its bracket are replaced by bisection.
 
     Args:
         product: a·w.
@@ -109,48 +110,92 @@ def bilinear_multiplier(
     Differentiation: by the implicit function theorem, forward and reverse.
     """
     half = jnp.asarray(0.5, product.dtype)
-    quarter = jnp.asarray(0.25, product.dtype)
-    plus = quarter * squares + half * product
-    minus = quarter * squares - half * product
     # Cauchy-Schwarz in floating point: neither may turn negative by rounding.
-    plus, minus = jnp.maximum(plus, 0), jnp.maximum(minus, 0)
+    plus = jnp.maximum(half * (half * squares + product), 0)
+    minus = jnp.maximum(half * (half * squares - product), 0)
     stiffness = jnp.broadcast_to(1 / jnp.asarray(ratio, product.dtype), product.shape)
+    return _root(plus, minus, stiffness, misfit)
 
-    def value_and_slope(t: Any, terms: Any) -> tuple[Any, Any]:
-        plus, minus, stiffness, misfit = terms
-        up, down = 1 / (1 - t), 1 / (1 + t)
-        up_plus, down_minus = plus * up * up, minus * down * down
-        value = t * (up_plus * (2 - t) + down_minus * (2 + t) + stiffness) - misfit
-        return value, 2 * (up_plus * up + down_minus * down) + stiffness
 
-    terms = lax.stop_gradient((plus, minus, stiffness, misfit))
-    epsilon = jnp.finfo(product.dtype).eps
-    # Dropping terms of one sign bounds the root: the bracket is short where the misfit is small.
+@jax.custom_jvp
+def _root(plus: Any, minus: Any, stiffness: Any, misfit: Any) -> Any:
+    """The root; see `bilinear_multiplier`.
+
+    Two Halley steps from the quadratic through value, slope and curvature at 0 are right for all but
+    large multipliers. Only if some unit has not converged, all of them go on in brackets: on a CPU
+    every array that a loop carries costs its own pass over the whole computation.
+    """
+    terms = (plus, minus, stiffness, misfit)
+    slope, bend = 2 * (plus + minus) + stiffness, 6 * (plus - minus)
+    t = 2 * misfit / (slope + jnp.sqrt(jnp.maximum(slope * slope + 2 * bend * misfit, 0)))
+    for _ in range(2):
+        t = t - _halley(t, terms)
+    close = _close(plus.dtype)
+
+    def moving(t: Any, step: Any) -> Any:
+        inside = jnp.abs(t) < 1  # false for NaN
+        small = jnp.abs(step) <= close * jnp.minimum(jnp.abs(t), 1 - jnp.abs(t))
+        return ~jnp.all(inside & small)
+
+    unfinished = moving(t, _halley(t, terms))
+    return lax.cond(unfinished, _bracketed_root, lambda t, *_: t - _halley(t, terms), t, *terms)
+
+
+def _bracketed_root(guess: Any, plus: Any, minus: Any, stiffness: Any, misfit: Any) -> Any:
+    terms = (plus, minus, stiffness, misfit)
+    epsilon, close = jnp.finfo(plus.dtype).eps, _close(plus.dtype)
     far = 1 - 2 * epsilon
-    steps_to_root = jnp.abs(terms[3])
-    near = jnp.where(terms[3] > 0, terms[0], terms[1])
-    edge = jnp.where(near > 0, near, jnp.ones_like(near))
-    by_plane = 1 - 1 / jnp.sqrt(1 + steps_to_root / edge)
-    bound = jnp.where(near > 0, by_plane * (1 + 8 * epsilon), jnp.full_like(near, far))
-    bound = jnp.minimum(jnp.minimum(bound, steps_to_root / terms[2] * (1 + 8 * epsilon)), far)
-    low = jnp.where(terms[3] > 0, jnp.zeros_like(bound), -bound)
-    high = jnp.where(terms[3] > 0, bound, jnp.zeros_like(bound))
-    # The Newton step from 0 costs nothing and is right where the misfit is small.
-    first = jnp.clip(terms[3] / (2 * (terms[0] + terms[1]) + terms[2]), low, high)
-    # Newton doubles the digits: this error becomes one near eps in the last step below.
-    close = jnp.sqrt(epsilon) / 16
+    # Dropping the terms of one sign bounds the root: the bracket is short where the misfit is small.
+    length = jnp.abs(misfit)
+    side = jnp.where(misfit > 0, plus, minus)
+    edge = jnp.where(side > 0, side, jnp.ones_like(side))
+    bound = jnp.where(side > 0, 1 - lax.rsqrt(1 + length / edge), jnp.full_like(side, far))
+    bound = jnp.minimum(bound, length / stiffness) * (1 + 16 * epsilon)
+    bound = jnp.minimum(bound, far)
+    low, high = jnp.where(misfit > 0, 0, -bound), jnp.where(misfit > 0, bound, 0)
+    t = jnp.where((guess >= low) & (guess <= high), guess, (low + high) / 2)
 
     def body(state: Any) -> Any:
         low, high, t, _, count = state
-        value, slope = value_and_slope(t, terms)
+        value = _derivatives(t, terms)[0]
         low, high = jnp.where(value < 0, t, low), jnp.where(value < 0, high, t)
-        newton = t - value / slope
-        inside = (newton >= low) & (newton <= high)
-        new = jnp.where(inside, newton, half * (low + high))
+        new = t - _halley(t, terms)
+        new = jnp.where((new >= low) & (new <= high), new, (low + high) / 2)
         moving = jnp.abs(new - t) > close * jnp.minimum(jnp.abs(new), 1 - jnp.abs(new))
         return low, high, new, jnp.any(moving), count + 1
 
-    state = (low, high, first, jnp.asarray(True), jnp.zeros((), jnp.int32))
-    t = lax.stop_gradient(lax.while_loop(lambda s: s[3] & (s[4] < _MAX_STEPS), body, state)[2])
-    value, slope = value_and_slope(t, (plus, minus, stiffness, misfit))
-    return jnp.clip(t - value / lax.stop_gradient(slope), -far, far)
+    state = (low, high, t, jnp.asarray(True), jnp.zeros((), jnp.int32))
+    low, high, t, _, _ = lax.while_loop(lambda s: s[3] & (s[4] < _MAX_STEPS), body, state)
+    last = t - _halley(t, terms)
+    return jnp.where((last >= low) & (last <= high), last, t)
+
+
+def _close(dtype: Any) -> float:
+    """Relative step after which one more Halley step, which cubes the error, leaves rounding."""
+    return float(jnp.finfo(dtype).eps / 8) ** (1 / 3)
+
+
+def _derivatives(t: Any, terms: Any) -> tuple[Any, Any, Any]:
+    plus, minus, stiffness, misfit = terms
+    c = 1 / (1 - t * t)
+    up, down = (1 + t) * c, (1 - t) * c
+    near, off = plus * up * up, minus * down * down
+    value = t * (near * (2 - t) + off * (2 + t) + stiffness) - misfit
+    first = 2 * (near * up + off * down) + stiffness
+    return value, first, 6 * (near * up * up - off * down * down)
+
+
+def _halley(t: Any, terms: Any) -> Any:
+    value, first, second = _derivatives(t, terms)
+    return 2 * value * first / (2 * first * first - value * second)
+
+
+@_root.defjvp
+def _root_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    t = _root(*primals)
+    first = _derivatives(t, primals)[1]
+    c = 1 / (1 - t * t)
+    up, down = (1 + t) * c, (1 - t) * c
+    plus, minus, stiffness, misfit = tangents
+    moved = t * (up * up * (2 - t) * plus + down * down * (2 + t) * minus + stiffness) - misfit
+    return t, -moved / first

@@ -25,13 +25,13 @@ class History(NamedTuple):
     Attributes:
         a: activations, scaled by `sqrt(ω_a)`; one array if they never change.
         w: weights, scaled by `sqrt(ω_w)`.
-        squares: `h^k·h^l + w^k·w^l` for k <= l, in the shape of the outputs.
+        squares: `h^k·h^l` and `w^k·w^l` for k <= l, broadcastable to the outputs.
         crosses: `h^k·w^l + h^l·w^k` for k <= l.
     """
 
     a: tuple[Array, ...]
     w: tuple[Array, ...]
-    squares: dict[tuple[int, int], Array]
+    squares: dict[tuple[int, int], tuple[Array, Array]]
     crosses: dict[tuple[int, int], Array]
 
 
@@ -75,8 +75,8 @@ class Ledger:
         own = apply(here_a, here_w)
         for k in range(new + 1):
             past_a, past_w = self._activation(k), self.w[k]
-            square = reach_a(past_a * here_a) + reach_w(past_w * here_w)
-            self.squares[k, new] = jnp.broadcast_to(square, own.shape)
+            # Apart, because one varies with the sample only and the other with the unit only.
+            self.squares[k, new] = reach_a(past_a * here_a), reach_w(past_w * here_w)
             if k == new:
                 self.crosses[k, new] = 2 * own
             elif self.fixed:
@@ -90,7 +90,7 @@ class Ledger:
         total = jnp.zeros_like(coefficients[0])
         for (k, other), square in self.squares.items():
             cross = self.crosses[k, other]
-            inner = square + cross if sign > 0 else square - cross
+            inner = square[0] + square[1] + (cross if sign > 0 else -cross)
             factor = 1 if k == other else 2
             total = total + factor * coefficients[k] * coefficients[other] * inner
         # A sum of squares; rounding may leave it below zero.

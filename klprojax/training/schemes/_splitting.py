@@ -9,6 +9,7 @@ import abc
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -306,13 +307,13 @@ class AbstractSplitting(AbstractScheme):
             def zeros(x: Array, extra: int = extra) -> tuple[Array, ...]:
                 return (jnp.zeros_like(x),) * extra
 
-            like = history.squares[0, 0]
             squares, crosses = {}, {}
             for m in range(self.history):
                 for k in range(m + 1):
-                    last = k == m == self.history - 1
-                    squares[k, m] = history.squares[0, 0] if last else jnp.zeros_like(like)
-                    crosses[k, m] = history.crosses[0, 0] if last else jnp.zeros_like(like)
+                    there = history.squares[0, 0], history.crosses[0, 0]
+                    if not k == m == self.history - 1:
+                        there = jax.tree.map(jnp.zeros_like, there)
+                    squares[k, m], crosses[k, m] = there
             histories[node] = History(
                 history.a if fixed else zeros(history.a[0]) + history.a,
                 zeros(history.w[0]) + history.w,
