@@ -152,6 +152,8 @@ def _serve(connection: Connection, job: Callable[..., Any], setup: dict[str, Any
             connection.send(job(*arguments))
         except Exception as error:  # reported as a row of its own
             connection.send({"status": "error", "detail": f"{type(error).__name__}: {error}"})
+        # Every compiled program maps memory of its own, and a process may map only so many pieces.
+        jax.clear_caches()
 
 
 def parser(module: str, document: str | None) -> argparse.ArgumentParser:
