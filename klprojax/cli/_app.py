@@ -6,6 +6,7 @@ import typer
 
 from ._circuit import circuit_app
 from ._infer import infer_command
+from ._train import train_command
 from ._verify import verify_command
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ def _root(
 
 
 app.command("infer")(infer_command)
+app.command("train")(train_command)
 app.command("verify")(verify_command)
 app.add_typer(circuit_app, name="circuit")
 

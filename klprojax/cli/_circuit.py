@@ -1,8 +1,10 @@
-"""``klprojax circuit``: learn circuits from data."""
+"""``klprojax circuit``: learn circuits from data, ask circuits of any origin."""
 
 import json
 import os
 import time
+import zipfile
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,11 +12,15 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ._infer import BAD_INPUT, Precision
 
-circuit_app = typer.Typer(help="Learn circuits from data.", no_args_is_help=True)
+# Most bytes of a saved circuit's header that are looked at to tell its format.
+_MOST_HEADER_BYTES = 2**28
+
+circuit_app = typer.Typer(help="Learn circuits and query them.", no_args_is_help=True)
 
 
 class Structure(StrEnum):
@@ -23,6 +29,9 @@ class Structure(StrEnum):
     hclt = "hclt"
     hmm = "hmm"
     factorised = "factorised"
+    rat = "rat"
+    poon_domingos = "poon-domingos"
+    quad_tree = "quad-tree"
 
 
 class Step(StrEnum):
@@ -34,7 +43,7 @@ class Step(StrEnum):
 
 @circuit_app.callback()
 def _group() -> None:
-    """Learn circuits from data."""
+    """Learn circuits and query them."""
 
 
 @circuit_app.command("fit")
@@ -49,6 +58,24 @@ def fit_command(
     structure: Annotated[Structure, typer.Option(help="Kind of circuit.")] = Structure.hclt,
     units: Annotated[int, typer.Option(min=1, help="States of a latent variable.")] = 32,
     components: Annotated[int, typer.Option(min=1, help="Trees of an hclt mixture.")] = 4,
+    depth: Annotated[
+        int | None, typer.Option(min=0, help="Random halvings of the variables. [rat: 2]")
+    ] = None,
+    repetitions: Annotated[int | None, typer.Option(min=1, help="Random trees. [rat: 4]")] = None,
+    height: Annotated[
+        int | None, typer.Option(min=1, help="Rows of pixels; for poon-domingos and quad-tree.")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Pixels of a row; for poon-domingos and quad-tree.")
+    ] = None,
+    delta: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Pixels between lines to split along; repeat from coarse to fine. "
+            "[poon-domingos: 4]",
+        ),
+    ] = None,
     step: Annotated[Step, typer.Option(help="How to learn.")] = Step.em,
     epochs: Annotated[int, typer.Option(min=0, help="Most epochs in batches.")] = 60,
     full_epochs: Annotated[
@@ -90,7 +117,14 @@ def fit_command(
             raise ValueError("--full-epochs and --pseudocount belong to --step em.")
         parts = _read(data)
         cards = _cardinalities(parts)
-        circuit = _make(structure, parts["train"], cards, units, components, seed)
+        shape = {
+            "depth": depth,
+            "repetitions": repetitions,
+            "height": height,
+            "width": width,
+            "delta": None if delta is None else tuple(delta),
+        }
+        circuit = _make(structure, parts["train"], cards, units, components, seed, shape)
         if step is Step.em:
             how: Any = EMStep(
                 pseudocount=0.1 if pseudocount is None else pseudocount, softening=softening
@@ -142,7 +176,7 @@ def fit_command(
         if json_out is not None:
             _write_json(json_out, content)
     except (ValueError, OSError) as error:
-        errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True, markup=True)
+        errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(BAD_INPUT) from None
     table = Table(title=f"{data.name}: {structure.value}, {step.value}")
     for heading in ("rows", "mean log-likelihood (nats)"):
@@ -156,22 +190,174 @@ def fit_command(
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays train, valid and test; bits unpacked."""
-    import zipfile
+@circuit_app.command("query")
+def query_command(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="A saved circuit (.npz), .psdd, .sdd (with --vtree), .spn.txt, or a model to "
+            "compile (.uai, .bif, .fg, or a shipped network: asia); all but .npz also as .gz."
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="An .npz file with an array test of states [rows, variables]."),
+    ] = None,
+    vtree: Annotated[Path | None, typer.Option(help="The vtree of a .psdd or .sdd.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows evaluated together. [as many as 1 GB holds]")
+    ] = None,
+    max_edges: Annotated[
+        int, typer.Option(min=1, help="Largest circuit that a model is compiled to.")
+    ] = 10_000_000,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
+    precision: Annotated[Precision, typer.Option(help="Floating-point bits.")] = Precision.double,
+) -> None:
+    """Report the log-partition of the circuit in FILE and the mean log-likelihood of test rows.
 
+    In the JSON, test_log_likelihood is null without --data, and where a row is impossible
+    (impossible_rows counts them). Exit status: 0; 2 for bad input.
+    """
+    console, errors = Console(), Console(stderr=True)
+    import jax
+
+    jax.config.update("jax_enable_x64", precision is Precision.double)
+    began = time.perf_counter()
+    try:
+        rows = None
+        if data is not None:
+            rows = _read(data, ("test",))["test"]
+            if not len(rows):
+                raise ValueError(f"{data} has no rows in test.")
+        with errors.status(f"reading {Path(file).name}"):
+            kind, counts, log_partition, score = _open(file, vtree, max_edges, batch_size)
+        content: dict[str, Any] = {
+            "file": Path(file).name,
+            "kind": kind,
+            **counts,
+            "log_partition": float(log_partition()),
+            "test_log_likelihood": None,
+            "test_rows": None,
+            "impossible_rows": None,
+        }
+        if rows is not None:
+            with errors.status(f"{len(rows)} rows"):
+                found = np.asarray(score(rows), np.float64)
+            content["test_rows"] = len(found)
+            content["impossible_rows"] = int(np.isneginf(found).sum())
+            mean = float(found.mean())
+            content["test_log_likelihood"] = mean if np.isfinite(mean) else None
+        content["seconds"] = time.perf_counter() - began
+        if json_out is not None:
+            _write_json(json_out, content)
+    except (ValueError, OSError) as error:
+        errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from None
+    table = Table(title=f"{content['file']}: {kind}", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, count in counts.items():
+        table.add_row(name, str(count))
+    table.add_row("log-partition (nats)", f"{content['log_partition']:.10g}")
+    if rows is not None:
+        table.add_row("test rows", str(content["test_rows"]))
+        table.add_row("mean log-likelihood (nats)", f"{mean:.6f}")
+        if content["impossible_rows"]:
+            table.add_row("impossible rows", str(content["impossible_rows"]))
+    table.add_row("seconds", f"{content['seconds']:.2f}")
+    console.print(table)
+
+
+def _open(
+    file: str, vtree: Path | None, max_edges: int, batch_size: int | None
+) -> tuple[str, dict[str, int], Callable[[], Any], Callable[[np.ndarray], Any]]:
+    """Kind of circuit, its sizes, and functions for its log-partition and log-likelihoods."""
+    import jax
+    import jax.numpy as jnp
+
+    from .. import circuits, load_model
+    from ..graphs._files._text import format_suffix
+
+    dtype = jnp.zeros(0).dtype
+    suffix = format_suffix(file)
+    if vtree is not None and suffix not in (".psdd", ".sdd"):
+        raise ValueError("--vtree belongs to a .psdd or .sdd file.")
+    if suffix == ".npz" and _saved_format(file) == "klprojax-tensor-circuit":
+        tensor, numbers = circuits.load_tensor_circuit(file)
+        numbers = jax.tree.map(lambda table: table.astype(dtype), numbers)
+        sizes = {
+            "variables": tensor.num_variables,
+            "units": tensor.units,
+            "components": tensor.components,
+            "depth": tensor.depth,
+            "parameters": tensor.num_parameters,
+        }
+        batch = batch_size or 1024
+        return (
+            "tensor circuit",
+            sizes,
+            lambda: tensor.log_partition(numbers),
+            lambda rows: tensor.log_likelihood(numbers, rows, batch_size=batch),
+        )
+    if suffix == ".npz":
+        kind, model = "circuit", circuits.load_circuit(file, dtype=dtype)
+    elif suffix == ".psdd":
+        kind, model = "PSDD", circuits.read_psdd(file, vtree)
+    elif suffix == ".sdd":
+        if vtree is None:
+            raise ValueError(f"{file} is an SDD; give its vtree with --vtree.")
+        kind, model = "SDD", circuits.read_sdd(file, vtree)
+    elif suffix in (".txt", ".spn"):
+        kind, model = "SPN", circuits.read_spn(file)
+    else:
+        compiled = circuits.compile_model(load_model(file), max_edges=max_edges, dtype=dtype)
+        kind, model = "compiled model", compiled
+    circuit, log_weights, leaves = model
+    batch = batch_size or max(1, min(1024, 2**30 // (4 * dtype.itemsize * circuit.num_nodes)))
+    sizes = {
+        "variables": circuit.num_variables,
+        "nodes": circuit.num_nodes,
+        "edges": circuit.num_edges,
+        "depth": circuit.depth,
+        "parameters": circuit.num_weights + sum(leaf.size for leaf in leaves),
+    }
+    return (
+        kind,
+        sizes,
+        lambda: circuits.log_partition(circuit, log_weights, leaf_parameters=leaves),
+        lambda rows: circuits.log_likelihood(
+            circuit, log_weights, rows, leaf_parameters=leaves, batch_size=batch
+        ),
+    )
+
+
+def _saved_format(file: str) -> str:
+    """The format that a saved circuit's header names; empty if it cannot be read."""
+    try:
+        with zipfile.ZipFile(file) as archive, archive.open("header.json") as stream:
+            header = json.loads(stream.read(_MOST_HEADER_BYTES))
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError):
+        return ""  # the reader says what is wrong
+    return str(header.get("format")) if isinstance(header, dict) else ""
+
+
+def _read(path: Path, needed: tuple[str, ...] = ("train",)) -> dict[str, np.ndarray]:
+    """The arrays train, valid and test as far as there are any; bits unpacked."""
     try:
         with open(path, "rb") as stream:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError(f"{path} is one array; expected an .npz file with an array train.")
+                raise ValueError(
+                    f"{path} is one array; expected an .npz file with an array {needed[0]}."
+                )
             wanted = ("train", "valid", "test", "n_vars")
             content = {key: file[key] for key in wanted if key in file}
     except (zipfile.BadZipFile, EOFError, KeyError) as error:
         raise ValueError(f"{path} is no readable .npz file: {error}") from None
     count = content.pop("n_vars", None)
-    if "train" not in content:
-        raise ValueError(f"{path} has no array train of states [rows, variables].")
+    for key in needed:
+        if key not in content:
+            raise ValueError(f"{path} has no array {key} of states [rows, variables].")
     for key, rows in content.items():
         if rows.ndim != 2 or rows.dtype.kind not in "biuf":
             raise ValueError(
@@ -204,14 +390,42 @@ def _cardinalities(parts: dict[str, np.ndarray]) -> tuple[int, ...]:
     return tuple(max(2, int(top) + 1) for top in np.max(tops, axis=0))
 
 
-def _make(structure, train, cards, units, components, seed) -> Any:
+# Which structures the options on shapes belong to.
+_SHAPES = {
+    "depth": (Structure.rat,),
+    "repetitions": (Structure.rat,),
+    "height": (Structure.poon_domingos, Structure.quad_tree),
+    "width": (Structure.poon_domingos, Structure.quad_tree),
+    "delta": (Structure.poon_domingos,),
+}
+
+
+def _make(structure, train, cards, units, components, seed, shape) -> Any:
     from ..circuits import tensor
 
+    given = {name: value for name, value in shape.items() if value is not None}
+    for name in given:
+        if structure not in _SHAPES[name]:
+            owners = " and ".join(owner.value for owner in _SHAPES[name])
+            raise ValueError(f"--{name} belongs to --structure {owners}.")
     if structure is Structure.hclt:
         return tensor.hclt(train, units, components=components, cardinalities=cards, seed=seed)
     if structure is Structure.hmm:
         return tensor.hidden_markov(len(cards), units, cardinality=max(cards))
-    return tensor.factorised_mixture(cards, units)
+    if structure is Structure.factorised:
+        return tensor.factorised_mixture(cards, units)
+    if structure is Structure.rat:
+        return tensor.rat_spn(cards, units, seed=seed, **given)
+    if "height" not in given or "width" not in given:
+        raise ValueError(f"--structure {structure.value} needs --height and --width.")
+    pixels = given["height"] * given["width"]
+    if pixels != len(cards):
+        raise ValueError(
+            f"--height {given['height']} and --width {given['width']} make {pixels} pixels, but "
+            f"the data has {len(cards)} variables."
+        )
+    build = tensor.quad_tree if structure is Structure.quad_tree else tensor.poon_domingos
+    return build(units=units, cardinality=max(cards), **given)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from ._gradient_step import layer_norms
 from ._step import AbstractStep, StepInfo, weighted_mean
 from .network import LiftedNetwork, Precisions, trace_network
 from .schemes import AbstractScheme, CyclicProjections
@@ -61,6 +62,7 @@ class ProjectionStep(AbstractStep):
 
         moves = jax.tree.map(move, moved, state)
         new = jax.tree.map(jnp.add, arrays, moves)
+        stats["displacement_norm"] = layer_norms(moves)
         return eqx.combine(new, static), moves, StepInfo(before, stats)
 
     def displacement(

@@ -198,6 +198,18 @@ class LiftedNetwork:
         moved = jnp.asarray(relaxation, state.bases[index].dtype) * self.displacement(state, index)
         return state._replace(bases={**state.bases, index: state.bases[index] + moved})
 
+    def sensitivity_norms(self, state: State) -> Float[Array, " maps"]:
+        """Norm, over the weighted batch, of the slopes at the output of every linear map."""
+        norms = []
+        for index in self._linear_maps:
+            pull = self.pull(state, self.graph.nodes[index].output)
+            if pull is None:
+                norms.append(jnp.zeros((), self.weights.dtype))
+                continue
+            row = self.weights.reshape((-1,) + (1,) * (pull.ndim - 1))
+            norms.append(jnp.sqrt(jnp.sum(jnp.square(pull) * row)))
+        return jnp.stack(norms) if norms else jnp.zeros(0, self.weights.dtype)
+
     # Precisions.
 
     def precision_of(self, node: Node) -> tuple[Any, ...]:
@@ -223,7 +235,7 @@ class LiftedNetwork:
         return {node.output: node for node in self.graph.nodes}
 
     def _total_precisions(self) -> dict[int, Array]:
-        """Summed precision of all copies of each value: `[1 or batch, ...]`, or `[...]` if shared."""
+        """Summed precision of all copies of a value, `[1 or batch, ...]`, or `[...]` if shared."""
         dtype = self.weights.dtype
         count = jnp.sum(self.weights)
         totals: dict[int, Array] = {}

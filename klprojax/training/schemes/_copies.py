@@ -243,7 +243,7 @@ class Copies:
         return Copies(self.ledger, mix(left.plus, right.plus), mix(left.minus, right.minus))
 
     def project(self, target: Array, output_precision: Any) -> tuple["Copies", Array, Array]:
-        """Project every unit of every sample; also its output and what it lacks to the constraint."""
+        """Project every unit of every sample; also its output and what it lacks."""
         here = self.padded()
         ledger = here.ledger
         scale = ledger.scales[0] * ledger.scales[1]

@@ -1,0 +1,171 @@
+"""Mean loss and accuracy of a model on data."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ._batches import Batches
+from ._inputs import check_data, check_model, label_classes, to_arrays
+from ._outputs import CrossEntropy
+from ._sharding import Placement, place
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` returns: means over rows.
+
+    Attributes:
+        loss: in nats.
+        metric: None if there is none for these targets.
+    """
+
+    loss: float
+    metric: float | None
+
+
+def evaluate(
+    model: PyTree,
+    data: Any,
+    *,
+    loss: Callable[[Any, Any], Array] | None = None,
+    metric: str | Callable[[Any, Any], Array] | None = "accuracy",
+    batch_size: int | None = 256,
+    devices: Sequence[Any] | None = None,
+) -> Evaluation:
+    """Mean loss and metric of a model on data, summed over rows in double precision.
+
+    Args:
+        model: a callable on one sample.
+        data: the pair (x, y), leading axes the rows.
+        loss: an output factor `loss(outputs, y) -> [batch]`, nats (default: `CrossEntropy()`).
+        metric: `"accuracy"`, a function `metric(outputs, y) -> [batch]`, or None.
+        batch_size: rows at a time; None for all.
+        devices: devices to split batches over; all local ones if None.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        ValueError: data that do not fit the model, are empty or not finite; an unknown metric.
+    """
+    return Evaluator("data", model, data, find_loss(loss), metric, batch_size, place(devices))(
+        model
+    )
+
+
+def find_loss(loss: Callable[[Any, Any], Array] | None) -> Callable[[Any, Any], Array]:
+    """The loss given, or the default one."""
+    return CrossEntropy() if loss is None else loss
+
+
+class Evaluator:
+    """Data, checked and on the devices, with what to measure on them."""
+
+    def __init__(
+        self,
+        name: str,
+        model: PyTree,
+        data: Any,
+        loss: Callable[[Any, Any], Array],
+        metric: str | Callable[[Any, Any], Array] | None,
+        batch_size: int | None,
+        where: Placement,
+    ):
+        rows = check_data(name, data)
+        x, y = to_arrays(data, model)
+        outputs = check_model(name, model, x, y, loss)
+        self.loss, self.where, self.rows = loss, where, rows
+        self.metric = find_metric(metric, outputs, y)
+        size = rows if batch_size is None else min(batch_size, rows)
+        order = Batches(rows, size, where.devices, shuffle=False).epoch(0)
+        self.real = order.reshape(-1) >= 0
+        self.x, self.y = where.put((x, y))
+        self.order = where.put(jnp.asarray(np.maximum(order, 0)), 1)
+
+    def __call__(self, model: PyTree) -> Evaluation:
+        model = self.where.put_arrays(model)
+        losses, metrics = _values(
+            model, self.x, self.y, self.order, self.loss, self.metric, self.where
+        )
+        return Evaluation(self._mean(losses), None if self.metric is None else self._mean(metrics))
+
+    def _mean(self, values: Array) -> float:
+        return float(np.asarray(values, np.float64).reshape(-1)[self.real].mean())
+
+
+@eqx.filter_jit
+def _values(model, x, y, order, loss, metric, where):
+    def one(rows: Array) -> tuple[Array, Array]:
+        x_rows, y_rows = where.constrain(jax.tree.map(lambda leaf: leaf[rows], (x, y)), 0)
+        outputs = jax.vmap(model)(x_rows)
+        values = loss(outputs, y_rows)
+        return values, values if metric is None else metric(outputs, y_rows)
+
+    return jax.lax.map(one, order)
+
+
+def find_metric(
+    metric: str | Callable[[Any, Any], Array] | None, outputs: PyTree, y: PyTree
+) -> Callable[[Any, Any], Array] | None:
+    """The metric by name, if the targets have it.
+
+    Raises:
+        ValueError: an unknown name, or a function that does not give one number a row.
+    """
+    if metric is None:
+        return None
+    if isinstance(metric, str):
+        if metric != "accuracy":
+            raise ValueError(
+                f"metric is {metric!r}; expected 'accuracy', None, or a function of outputs and "
+                "targets that gives one number a row."
+            )
+        if label_classes(outputs, y) is not None:
+            return accuracy
+        return None if not hasattr(y, "shape") or not _comparable(outputs, y) else accuracy
+    few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), y)
+    shape = getattr(eqx.filter_eval_shape(metric, outputs, few), "shape", None)
+    if shape != (2,):
+        raise ValueError(
+            f"The metric must give one number a row; for 2 rows it gave shape {shape}."
+        )
+    return metric
+
+
+def metric_name(metric: str | Callable[[Any, Any], Array] | None) -> str | None:
+    """How the history calls a metric."""
+    if metric is None or isinstance(metric, str):
+        return metric
+    return getattr(metric, "__name__", type(metric).__name__)
+
+
+def _comparable(outputs: PyTree, y: Array) -> bool:
+    # Outputs of one number a row with integer targets (signs), or one-hot targets.
+    if not hasattr(outputs, "ndim"):
+        return False
+    if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1:
+        return outputs.ndim == 1 or outputs.shape[1:] == (1,)
+    if y.ndim != 2 or outputs.ndim != 2 or y.shape[1:] != outputs.shape[1:] or y.shape[1] < 2:
+        return False
+    table = np.asarray(y)
+    top = table == table.max()
+    return bool((top.sum(axis=1) == 1).all() and (table[~top] == table.min()).all())
+
+
+def accuracy(outputs: Array, y: Array) -> Array:
+    """1 where the largest output is at the label (or at the largest target), else 0.
+
+    With several labels a row, the share of them. With one output a row, the sign decides: targets
+    above 0 against outputs above 0.
+    """
+    if outputs.ndim == 1 or outputs.shape[-1] == 1:
+        hits = (outputs > 0) == (y.reshape(outputs.shape) > 0)
+    else:
+        guess = jnp.argmax(outputs, axis=-1)
+        label = y if y.ndim < outputs.ndim else jnp.argmax(y, axis=-1)
+        hits = guess.astype(label.dtype) == label
+    return jnp.mean(hits.reshape(len(outputs), -1).astype(outputs.dtype), axis=1)

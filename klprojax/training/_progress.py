@@ -1,0 +1,40 @@
+"""A progress bar over updates, with the latest losses."""
+
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def progress_bar(total: int, shown: bool):
+    """Yield a function that shows the update and some losses (None: as before)."""
+    if not shown:
+        yield lambda update, **losses: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        console=Console(stderr=True),
+    )
+    known: dict[str, Any] = {}
+    with bar:
+        task = bar.add_task("compiling", total=total)
+
+        def show(update: int, **losses: float | None) -> None:
+            known.update({name: value for name, value in losses.items() if value is not None})
+            text = ", ".join(f"{name} {value:.4f}" for name, value in known.items())
+            bar.update(task, completed=update, description=text)
+
+        yield show

@@ -1,0 +1,65 @@
+"""What a training step is: the contract that the training loop and every step share."""
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+
+class StepInfo(NamedTuple):
+    """What one update reports.
+
+    Attributes:
+        loss: mean loss of the batch before the update, in nats.
+        stats: scalars or small vectors by name (certificates, norms by layer); may be empty.
+    """
+
+    loss: Float[Array, ""]
+    stats: dict[str, Array]
+
+
+class AbstractStep(eqx.Module):
+    """One update of a model from a batch; what `fit` repeats.
+
+    `update` is pure and jittable. Everything the next update needs is in the state, whose arrays
+    keep their shapes and dtypes.
+    """
+
+    @abc.abstractmethod
+    def init(self, model: PyTree) -> PyTree:
+        """Return the state before the first update."""
+
+    @abc.abstractmethod
+    def update(
+        self,
+        model: PyTree,
+        state: PyTree,
+        x: PyTree,
+        y: PyTree,
+        weights: Float[Array, " batch"],
+        loss: Callable[[Any, Any], Array],
+    ) -> tuple[PyTree, PyTree, StepInfo]:
+        """Take a model and its state to the next ones.
+
+        Args:
+            model: a callable on one sample; `jax.vmap(model)` takes the batch.
+            state: of `init` or of the update before.
+            x: inputs, leading axis `batch`.
+            y: targets, leading axis `batch`.
+            weights: 1 for a row, 0 for the padding of a short batch; every mean is weighted.
+            loss: an output factor `loss(outputs, y) -> [batch]`, in nats.
+
+        Returns:
+            The new model, the new state and a `StepInfo`.
+        """
+
+
+def weighted_mean(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Array:
+    """Mean of the rows of weight above 0; what the others hold does not matter, NaN included."""
+    weights = weights.astype(values.dtype)
+    # 0 * inf would be NaN, so padding is replaced before it is weighted.
+    values = jnp.where(weights > 0, values, jnp.zeros_like(values))
+    return jnp.sum(weights * values) / jnp.sum(weights)
