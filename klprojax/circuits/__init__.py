@@ -53,8 +53,12 @@ from .learning import em_step as em_step
 from .learning import fit as fit
 from .tensor import TensorCircuit as TensorCircuit
 from .tensor import TensorParameters as TensorParameters
+from .tensor import classify as classify
 from .tensor import factorised_mixture as factorised_mixture
 from .tensor import hclt as hclt
 from .tensor import hidden_markov as hidden_markov
 from .tensor import load_tensor_circuit as load_tensor_circuit
+from .tensor import poon_domingos as poon_domingos
+from .tensor import quad_tree as quad_tree
+from .tensor import rat_spn as rat_spn
 from .tensor import save_tensor_circuit as save_tensor_circuit

@@ -74,7 +74,7 @@ def _evaluate_jvp(primals, tangents):
     flow, given, log_weights = primals
     _, d_given, d_weights = tangents
     values = evaluate(flow, given, log_weights)
-    slopes = edge_slopes(flow, values, log_weights)
+    slopes = accurate_slopes(flow, given, values, log_weights)
     change = segment_sum(slopes * d_weights, flow.target, flow.num_nodes)
     change = change.at[flow.given].add(d_given)
     return values, propagate(flow, slopes, change)
@@ -124,6 +124,32 @@ def edge_slopes(flow: Flow, values: Array, log_weights: Array) -> Array:
     share = jnp.exp(log_weights + values[flow.source] - total)
     ones = (1,) * (share.ndim - 1)
     return jnp.where(jnp.asarray(flow.sum_edge).reshape(-1, *ones), share, jnp.ones_like(share))
+
+
+def accurate_slopes(flow: Flow, given: Array, values: Array, log_weights: Array) -> Array:
+    """`edge_slopes` from values near 0, so that the size of the values does not round them.
+
+    Any numbers g may be taken out of the values if the weights of sums get ``g_source - g_target``
+    in return, and one edge of a product ``sum g_source - g_target``. With the values rounded to
+    integers as g these differences are exact, and a second pass finds what is left, numbers below
+    1. Only in float32: in float64 the values would have to be a billion times larger.
+    """
+    if jnp.finfo(values.dtype).bits > 32:
+        return edge_slopes(flow, values, log_weights)
+    gauge = lax.stop_gradient(
+        jnp.round(jnp.where(jnp.isneginf(values), jnp.zeros_like(values), values))
+    )
+    below, above = gauge[flow.source], gauge[flow.target]
+    ones = (1,) * (values.ndim - 1)
+    is_sum = jnp.asarray(flow.sum_edge).reshape(-1, *ones)
+    # Edges into a product follow each other.
+    target = jnp.asarray(flow.target)
+    first = jnp.concatenate([jnp.ones(1, bool), target[1:] != target[:-1]])[: len(target)]
+    total = segment_sum(below, flow.target, flow.num_nodes)[flow.target]
+    own = jnp.where(first.reshape(-1, *ones), total - above, jnp.zeros_like(total))
+    weights = log_weights + jnp.where(is_sum, below - above, own)
+    rest = evaluate(flow, given - gauge[flow.given], weights)
+    return edge_slopes(flow, rest, weights)
 
 
 def propagate(flow: Flow, slopes: Array, change: Array) -> Array:

@@ -52,6 +52,18 @@ def log_likelihood(
     if given is None:
         log_total = log_partition(circuit, log_weights, leaf_parameters=leaf_parameters)
         return _unnormalised(circuit, log_weights, rows, leaf_parameters, batch_size) - log_total
+    both, given = join_rows(rows, given)
+    log_joint = _unnormalised(circuit, log_weights, both, leaf_parameters, batch_size)
+    log_given = _unnormalised(circuit, log_weights, given, leaf_parameters, batch_size)
+    return log_conditional(log_joint, log_given)
+
+
+def join_rows(rows: np.ndarray, given: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with the entries that ``given`` adds, and ``given`` with one row each.
+
+    Raises:
+        ValueError: a variable with two values.
+    """
     given = np.broadcast_to(np.asarray(given), rows.shape)
     known, asked = ~_missing(given), ~_missing(rows)
     clash = known & asked & (given != rows)
@@ -61,9 +73,11 @@ def log_likelihood(
             f"Row {row} states {rows[row, variable]} for variable {variable}, but given states "
             f"{given[row, variable]}; leave one of them missing."
         )
-    both = np.where(asked, rows, given)
-    log_joint = _unnormalised(circuit, log_weights, both, leaf_parameters, batch_size)
-    log_given = _unnormalised(circuit, log_weights, given, leaf_parameters, batch_size)
+    return np.where(asked, rows, given), given
+
+
+def log_conditional(log_joint: Array, log_given: Array) -> Array:
+    """``log_joint - log_given``, and ``-inf`` where ``given`` is impossible."""
     impossible = jnp.isneginf(log_given)
     log_given = jnp.where(impossible, jnp.zeros_like(log_given), log_given)
     return jnp.where(impossible, jnp.full_like(log_joint, -jnp.inf), log_joint - log_given)

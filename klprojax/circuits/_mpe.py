@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from .._types import Scalar, VariableTables
+from .._types import VariableTables
 from ._circuit import Circuit
 from ._flow import scan_values
 from ._leaves import AbstractContinuousLeaf, Indicator
@@ -18,7 +18,7 @@ from ._sweep import _sweep, edge_log_weights
 
 
 class Explanation(eqx.Module):
-    """A joint state and its value.
+    """A joint state and its value, or those of many rows.
 
     Attributes:
         states: state of each variable ``[variables]``; 0 for continuous variables.
@@ -30,10 +30,10 @@ class Explanation(eqx.Module):
         steps: single-variable changes made by the search.
     """
 
-    states: Int[Array, " variables"]
-    values: Float[Array, " continuous"]
-    log_value: Scalar
-    steps: Int[Array, ""]
+    states: Int[Array, "*rows variables"]
+    values: Float[Array, "*rows continuous"]
+    log_value: Float[Array, "*rows"]
+    steps: Int[Array, "*rows"]
     exact: bool = eqx.field(static=True)
 
 

@@ -17,7 +17,7 @@ from .._solution import RESULTS
 from .._types import Scalar, VariableTables
 from ..geometry import safe_log
 from ._circuit import Circuit
-from ._flow import Flow, edge_slopes, evaluate, propagate_back, segment_sum
+from ._flow import Flow, accurate_slopes, evaluate, propagate_back, segment_sum
 from ._leaves import AbstractContinuousLeaf, Indicator, table_value
 from ._structure import Shape, Wiring
 
@@ -186,7 +186,7 @@ def _sweep(shape, wiring, log_weights, log_evidence, parameters, values):
     weights = edge_log_weights(wiring, log_weights)
     log_values = evaluate(flow, given, weights)
     log_root = finite_or_stuck(log_values[shape.root])
-    gates = edge_slopes(flow, log_values, weights)
+    gates = accurate_slopes(flow, given, log_values, weights)
     seed = jnp.where(jnp.isneginf(log_root), jnp.zeros_like(log_root), jnp.ones_like(log_root))
     start = jnp.zeros_like(log_values).at[shape.root].set(seed)
     visits = propagate_back(flow, gates, start)

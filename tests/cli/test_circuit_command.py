@@ -39,6 +39,7 @@ def file(tmp_path):
     [
         ("--components", 2, "--full-epochs", 2, "--precision", 64),
         ("--structure", "hmm", "--step", "adam", "--softening", 0),
+        ("--structure", "rat", "--depth", 1, "--repetitions", 2, "--full-epochs", 2),
         ("--structure", "factorised", "--pseudocount", 0.5, "--spread", 1, "--batch-size", 30),
     ],
 )
@@ -87,6 +88,30 @@ def test_packed_bits_and_train_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("structure", "options", "parameters"),
+    [
+        # Two units: 6 leaf tables, a sum a pixel and a sum a half, the root.
+        ("quad-tree", (), 2 * 12 + 4 * 6 + 4 * 2 + 2),
+        # One line each way: 4 cells of 1 or 2 pixels, 4 pairs of them, 2 components.
+        ("poon-domingos", ("--delta", 2, "--delta", 9), None),
+        ("poon-domingos", (), 2 * 12 + 2),
+    ],
+)
+def test_images(tmp_path, structure, options, parameters):
+    np.savez(tmp_path / "data.npz", train=np.c_[rows(0, 40), rows(1, 40)[:, :1]])
+    out = tmp_path / "out.json"
+    result = run(
+        tmp_path / "data.npz", "--structure", structure, "--height", 2, "--width", 3, "--units", 2,
+        "--epochs", 2, "--full-epochs", 0, "--json", out, *options,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    content = json.loads(out.read_text())
+    if parameters is not None:
+        assert content["parameters"] == parameters
+    assert content["structure"] == structure
+
+
+@pytest.mark.parametrize(
     ("arrays", "options", "message"),
     [
         ({"valid": rows(0, 5)}, (), "no array train"),
@@ -96,6 +121,18 @@ def test_packed_bits_and_train_alone(tmp_path):
         ({"train": rows(0, 0)}, (), "no rows"),
         ({"train": rows(0, 5) - 2.5}, (), "one of its states"),
         ({"train": rows(0, 5)}, ("--step", "adam", "--full-epochs", 2), "belong to --step em"),
+        ({"train": rows(0, 5)}, ("--depth", 2), "--depth belongs to --structure rat"),
+        (
+            {"train": rows(0, 5)},
+            ("--structure", "quad-tree", "--delta", 2, "--height", 1, "--width", 5),
+            "--delta belongs to --structure poon-domingos",
+        ),
+        ({"train": rows(0, 5)}, ("--structure", "quad-tree", "--height", 5), "and --width"),
+        (
+            {"train": rows(0, 5)},
+            ("--structure", "poon-domingos", "--height", 2, "--width", 3),
+            "make 6 pixels, but the data has 5 variables",
+        ),
     ],
 )
 def test_bad_input(tmp_path, arrays, options, message):

@@ -113,12 +113,20 @@ def maximize(
     inside = np.arange(s.max_states) < cards
     dtype = flows.log_root.dtype
     extra = jnp.asarray(np.where(inside, pseudocount / cards, 0.0), dtype)
+    mixing = flows.log_mixing
+    if mixing is not None:
+        assert parameters.log_mixing is not None  # flows are shaped like the parameters
+        counts = s.partitions[:, None, None]
+        inside = np.arange(s.max_partitions) < counts
+        share = jnp.asarray(np.where(inside, pseudocount / counts, 0.0), dtype)
+        mixing = _normalized(mixing + share, (2,), parameters.log_mixing)
     return TensorParameters(
         _normalized(flows.log_weights + pseudocount / s.units, (2,), parameters.log_weights),
         _normalized(flows.log_inputs + extra, (2,), parameters.log_inputs),
         _normalized(
             flows.log_root + pseudocount / flows.log_root.size, (0, 1), parameters.log_root
         ),
+        mixing,
     )
 
 

@@ -8,13 +8,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from .._builder import CircuitModel
+from .._likelihood import join_rows, log_conditional
+from .._mpe import Explanation
 from ._evaluate import evaluate
 from ._explicit import explicit
 from ._leaf import Evidence
+from ._mpe import explain, is_exact
 from ._parameters import TensorParameters
+from ._parses import draw_states
 from ._structure import TensorStructure
 
 Tables = tuple[Float[Array, "_ _ _"], ...]
@@ -263,6 +267,12 @@ class TensorCircuit(eqx.Module):
         order = np.argsort(np.concatenate([ids for _, ids in s.classes]))
         return Evidence(None, jnp.concatenate(padded, axis=1)[:, order].transpose(1, 2, 0))
 
+    def _table(self, parameters: TensorParameters, rows: Any, log_evidence: Any) -> Array:
+        """Checked log-evidence ``[variables, states, rows]``."""
+        self.check(parameters)
+        dtype = parameters.log_root.dtype
+        return self._evidence(rows, log_evidence, dtype).table(self.structure.max_states, dtype)
+
     # -- queries -----------------------------------------------------------------------------
 
     def log_values(
@@ -311,20 +321,38 @@ class TensorCircuit(eqx.Module):
         return self.log_values(parameters, nothing)[0]
 
     def log_likelihood(
-        self, parameters: TensorParameters, rows: Any, *, batch_size: int = 1024
+        self, parameters: TensorParameters, rows: Any, *, given: Any = None, batch_size: int = 1024
     ) -> Float[Array, " rows"]:
-        """Compute ``log p(row)`` of every row, in batches; normalised by the log-partition.
+        """Compute ``log p(row)`` of every row, in batches: joint, marginal or conditional.
+
+        The circuit is normalised by its log-partition, whatever its weights.
 
         Args:
             parameters: the numbers, normalised or not.
             rows: states ``[rows, variables]``; missing entries (-1, NaN) are summed out.
+            given: rows to condition on ``[rows, variables]``, or one for all:
+                ``log p(row and given) - log p(given)``.
             batch_size: rows evaluated together; bounds memory, does not change the result.
 
+        Returns:
+            Natural logarithms, ``-inf`` for impossible rows; also where ``given`` is impossible.
+
         Raises:
-            ValueError: rows that do not fit the circuit.
+            ValueError: rows that do not fit the circuit, or that contradict ``given`` by stating
+                another value for the same variable.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        if given is None:
+            values = self._batched(parameters, rows, batch_size)
+            return values - self.log_partition(parameters) if len(values) else values
+        both, given = join_rows(self.states_from_data(rows), given)
+        log_joint = self._batched(parameters, both, batch_size)
+        return log_conditional(log_joint, self._batched(parameters, given, batch_size))
+
+    def _batched(
+        self, parameters: TensorParameters, rows: Any, batch_size: int
+    ) -> Float[Array, " rows"]:
         states = self.states_from_data(rows)
         parts = []
         size = min(batch_size, max(len(states), 1))
@@ -334,7 +362,7 @@ class TensorCircuit(eqx.Module):
             parts.append(self.log_values(parameters, jnp.asarray(filled))[: len(part)])
         if not parts:
             return jnp.zeros(0, parameters.log_root.dtype)
-        return jnp.concatenate(parts) - self.log_partition(parameters)
+        return jnp.concatenate(parts)
 
     def marginals(
         self,
@@ -355,18 +383,103 @@ class TensorCircuit(eqx.Module):
 
         Reference: Theorem 4.1.
         """
-        self.check(parameters)
-        dtype = parameters.log_root.dtype
-        evidence = self._evidence(rows, log_evidence, dtype)
-        table = evidence.log_evidence
-        if table is None:
-            assert evidence.states is not None
-            states = evidence.states.astype(jnp.int32)[:, None, :]
-            columns = jnp.arange(self.structure.max_states, dtype=jnp.int32)
-            allowed = (states < 0) | (states == columns[None, :, None])
-            table = jnp.where(allowed, jnp.zeros((), dtype), -jnp.inf)
+        table = self._table(parameters, rows, log_evidence)
         grad = _marginals(self.structure, parameters, table).transpose(2, 0, 1)
         return tuple(grad[:, ids, :card] for card, ids in self.structure.classes)
+
+    def expected_values(
+        self,
+        parameters: TensorParameters,
+        rows: Any = None,
+        *,
+        log_evidence: Sequence[Float[Array, "rows _ _"]] | None = None,
+    ) -> Float[Array, "rows variables"]:
+        """Compute ``E[X_i | evidence]`` of every variable, states counting as 0, 1, ...
+
+        Args:
+            parameters: the numbers.
+            rows: states, -1 where missing, or
+            log_evidence: soft evidence, as for `log_values`.
+
+        Returns:
+            Means ``[rows, variables]``; zeros for impossible rows.
+        """
+        table = self._table(parameters, rows, log_evidence)
+        grad = _marginals(self.structure, parameters, table)
+        numbers = jnp.arange(grad.shape[1], dtype=grad.dtype)[None, :, None]
+        return jnp.sum(grad * numbers, axis=1).T
+
+    def mpe(
+        self,
+        parameters: TensorParameters,
+        rows: Any = None,
+        *,
+        log_evidence: Sequence[Float[Array, "rows _ _"]] | None = None,
+        max_steps: int = 1000,
+    ) -> Explanation:
+        """Find a most probable joint state ``argmax_x p(x | evidence)`` for every row.
+
+        Exact where every sum has one term (one unit, one component). Otherwise the problem is
+        NP-hard: the search starts from the states of the best parse and from those of largest
+        marginal probability, and climbs by the best change of one variable.
+
+        Args:
+            parameters: the numbers.
+            rows: states, -1 where missing, or
+            log_evidence: soft or hard evidence, as for `log_values`.
+            max_steps: most changes of a variable.
+
+        Returns:
+            An `Explanation` of all rows; it says whether it is exact.
+
+        Raises:
+            ValueError: numbers that do not fit the circuit, or ``max_steps`` below 0.
+        """
+        if max_steps < 0:
+            raise ValueError(f"max_steps is {max_steps}; it must be at least 0.")
+        table = self._table(parameters, rows, log_evidence)
+        states, values, steps = explain(self.structure, jnp.int32(max_steps), parameters, table)
+        nothing = jnp.zeros((table.shape[2], 0), values.dtype)
+        return Explanation(states.T, nothing, values, steps, is_exact(self.structure))
+
+    def sample(
+        self,
+        parameters: TensorParameters,
+        key: Key[Array, ""] | UInt32[Array, "2"],
+        num_samples: int,
+        rows: Any = None,
+        *,
+        log_evidence: Sequence[Float[Array, "rows _ _"]] | None = None,
+    ) -> Int[Array, "samples *rows variables"]:
+        """Draw joint states from ``p(x | evidence)``, for every row on its own.
+
+        One upward pass, then a downward pass in which every sum that is reached selects a term
+        with the probability of its gate.
+
+        Args:
+            parameters: the numbers.
+            key: a JAX random key.
+            num_samples: how many for each row; static under ``jit``. All are in memory at once.
+            rows: states ``[rows, variables]``; the missing entries (-1) are drawn. May be left out,
+                or
+            log_evidence: soft or hard evidence, as for `log_values`.
+
+        Returns:
+            States ``[samples, rows, variables]``, ``[samples, variables]`` without evidence; where
+            the evidence is impossible they mean nothing.
+
+        Raises:
+            ValueError: numbers that do not fit the circuit, or fewer than one sample.
+        """
+        if num_samples < 1:
+            raise ValueError(f"num_samples is {num_samples}; it must be at least 1.")
+        free = rows is None and log_evidence is None
+        if free:
+            rows = jnp.full((1, self.num_variables), -1, jnp.int8)
+        table = self._table(parameters, rows, log_evidence)
+        states = draw_states(self.structure, num_samples, parameters, table, key)
+        states = states.transpose(1, 2, 0)
+        return states[:, 0] if free else states
 
     def flows(
         self,

@@ -1,7 +1,7 @@
 """Values of input vectors: a column of a table per observed state, or soft evidence."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,16 @@ class Evidence(NamedTuple):
     def of(self, variables: np.ndarray) -> "Evidence":
         """The evidence on some variables."""
         return Evidence(*(None if part is None else rows_of(part, variables) for part in self))
+
+    def table(self, states: int, dtype: Any) -> Array:
+        """The same as log-evidence over so many states."""
+        if self.log_evidence is not None:
+            return self.log_evidence
+        assert self.states is not None
+        observed = self.states.astype(jnp.int32)[:, None, :]
+        columns = jnp.arange(states, dtype=jnp.int32)
+        allowed = (observed < 0) | (observed == columns[None, :, None])
+        return jnp.where(allowed, jnp.zeros((), dtype), -jnp.inf)
 
 
 def leaf_tables(

@@ -71,7 +71,7 @@ def load_tensor_circuit(path: str | os.PathLike[str], *, max_bytes: int = MAX_BY
 def describe(circuit: TensorCircuit) -> dict[str, Any]:
     """The structure as JSON."""
     s = circuit.structure
-    return {
+    out: dict[str, Any] = {
         "cardinalities": list(s.cardinalities),
         "units": s.units,
         "variables": list(s.variables),
@@ -79,11 +79,13 @@ def describe(circuit: TensorCircuit) -> dict[str, Any]:
         "levels": [[list(node) for node in level] for level in s.levels],
         "sum_blocks": list(s.sum_blocks),
         "roots": [list(node) for node in s.roots],
-        "mixing": list(s.mixing),
     }
+    if s.mixing:
+        out["mixing"] = list(s.mixing)
+    return out
 
 
 def restore(content: Mapping[str, Any]) -> TensorCircuit:
     """Undo `describe`."""
-    optional = {"mixing": ()} | dict(content)  # files written before there were mixtures
-    return TensorCircuit(**{key: optional[key] for key in TensorStructure.__dataclass_fields__})
+    complete = {"mixing": (), **content}
+    return TensorCircuit(**{key: complete[key] for key in TensorStructure.__dataclass_fields__})

@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from klprojax.circuits.tensor import TensorCircuit, factorised_mixture, hclt, hidden_markov
+from klprojax.circuits.tensor import (
+    TensorCircuit,
+    factorised_mixture,
+    hclt,
+    hidden_markov,
+    poon_domingos,
+    quad_tree,
+    rat_spn,
+)
 
 CARDS = (2, 3, 2, 2, 3, 2)
 
@@ -34,5 +42,24 @@ def circuits():
             (0, 1, 2, 3),
             [[(1, 2)], [(4, 3), (0,), (4, 3)]],
             [(5, 6), (0, 7)],
+        ),
+    }
+
+
+def region_circuits():
+    """Circuits of region graphs, most with mixtures, one with children from many levels."""
+    return {
+        "rat": rat_spn(CARDS, 2, depth=3, repetitions=12, seed=3),
+        "quad": quad_tree(3, 2, 3, cardinality=3),
+        "images": poon_domingos(2, 3, 2, delta=1),
+        "coarse": poon_domingos(3, 3, 2, delta=(2, 1)),
+        # A mixture of a deep and a shallow way to split; it does not list them level by level.
+        "uneven": TensorCircuit(
+            (2, 3, 2),
+            2,
+            (0, 1, 2),
+            [[(0, 1), (0, 1, 2), (1, 2)], [(3, 2), (0, 5)], [(7, 4, 6)]],
+            [(8,), (4,)],
+            mixing=(2,),
         ),
     }
