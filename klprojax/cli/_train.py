@@ -17,6 +17,7 @@ from rich.table import Table
 from ._infer import BAD_INPUT, Precision
 
 WINDOWS = (1, 10, 100)
+DIGITS_EPOCHS, FILE_EPOCHS = 100, 10
 
 
 class Step(StrEnum):
@@ -35,6 +36,7 @@ class Options:
     learning_rate: float | None
     scheme: str | None
     iterations: int | None
+    updates: int
 
 
 @dataclass
@@ -108,7 +110,9 @@ def train_command(
     iterations: Annotated[
         int | None, typer.Option(min=1, help="Iterations of a projection step.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the rows.")] = 20,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the rows. [digits: 100, files: 10]")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each step.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows an update.")] = 64,
     learning_rate: Annotated[
@@ -147,16 +151,19 @@ def train_command(
         for path in (plot, dynamics, json_out):
             if path is not None and not path.absolute().parent.is_dir():
                 raise ValueError(f"{path}: the folder {path.parent} does not exist.")
-        options = Options(learning_rate, scheme, iterations)
         names = list(dict.fromkeys(step or [Step.adam, Step.projection]))
         projections = {Step.projection, Step.projection_adam}
         if not projections & set(names) and (scheme is not None or iterations is not None):
             raise ValueError("--scheme and --iterations belong to --step projection.")
         if set(names) == {Step.projection} and learning_rate is not None:
             raise ValueError("--learning-rate belongs to a step with an optimiser.")
-        steps = {name.value: _make_step(name, options) for name in names}
         dtype = np.float64 if precision is Precision.double else np.float32
         dataset = load_dataset(data, dtype=dtype)
+        if epochs is None:
+            epochs = DIGITS_EPOCHS if data == "digits" else FILE_EPOCHS
+        updates = epochs * math.ceil(len(dataset.train[1]) / batch_size)
+        options = Options(learning_rate, scheme, iterations, updates)
+        steps = {name.value: _make_step(name, options) for name in names}
         if checkpoint is not None:
             checkpoint.mkdir(parents=True, exist_ok=True)
         outcomes = _train(
@@ -199,19 +206,24 @@ def _make_step(name: Step, options: Options) -> Any:
         else:
             rate = options.learning_rate
         return training.GradientStep(optax.adam(rate) if name is Step.adam else optax.sgd(rate))
-    settings: dict[str, Any] = {}
-    if options.scheme is not None:
-        settings["scheme"] = _make_scheme(options.scheme)
-    if options.iterations is not None:
-        settings["iterations"] = options.iterations
-    if name is Step.projection:
-        from ..training import ProjectionStep
-
-        return ProjectionStep(**settings)
-    from ..training import ProjectionDirection
-
-    rate = 1e-3 if options.learning_rate is None else options.learning_rate
-    return ProjectionDirection(optax.adam(rate), **settings)
+    if name is Step.projection_adam:
+        if options.scheme is not None or options.iterations is not None:
+            raise ValueError("--scheme and --iterations belong to --step projection.")
+        rate = 1e-3 if options.learning_rate is None else options.learning_rate
+        return training.ProjectionDirection(optax.adam(rate))
+    if options.scheme in (None, "cyclic") and options.iterations in (None, 1):
+        # One sweep a batch, over-relaxed and slowly less so: what trains best.
+        best = training.ProjectionStep()
+        schedule = optax.cosine_decay_schedule(best.relaxation, options.updates)
+        return training.ProjectionStep(relaxation=schedule)
+    return training.ProjectionStep(
+        scheme=_make_scheme(options.scheme or "cyclic"),
+        iterations=50 if options.iterations is None else options.iterations,
+        precisions=training.Precisions(output=0.2),
+        consensus="average",
+        relaxation=1.0,
+        inertia=0.0,
+    )
 
 
 def _make_scheme(name: str) -> Any:

@@ -21,7 +21,7 @@ def projection_slopes(
     weights: Float[Array, " batch"],
     loss: Any,
     *,
-    ratio: Any = 1e-2,
+    ratio: Any = 1e-3,
     precisions: Precisions | None = None,
 ) -> tuple[PyTree, Float[Array, ""], dict[str, Array]]:
     """Read the parameters' slopes after one backward sweep of local projections.
@@ -75,7 +75,7 @@ def projection_slopes(
 
 
 def projection_direction(
-    static: PyTree, loss: Any, *, ratio: Any = 1e-2, precisions: Precisions | None = None
+    static: PyTree, loss: Any, *, ratio: Any = 1e-3, precisions: Precisions | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Make an optax transformation whose updates are minus the projection's slopes.
 
@@ -143,7 +143,7 @@ class ProjectionDirection(AbstractStep):
     """
 
     optimiser: optax.GradientTransformation
-    ratio: Any = 1e-2
+    ratio: Any = 1e-3
     precisions: Precisions = Precisions()
 
     def init(self, model: PyTree) -> PyTree:

@@ -21,12 +21,20 @@ class ProjectionStep(AbstractStep):
     parameters move from where they were by `relaxation` times their displacement, plus `inertia`
     times their last move.
 
+    The defaults are the settings that train best: one cyclic sweep whose messages are slopes, stiff
+    inputs, over-relaxed with inertia. As the precisions grow with the relaxation this tends to
+    gradient descent with momentum; at finite precisions every local projection damps the messages
+    that ask too much. Schemes that keep their copies (Douglas-Rachford and its kin) need
+    `consensus="average"` or `"product"`, precisions near 1, `relaxation=1`, `inertia=0` and tens of
+    iterations a batch.
+
     Args:
         scheme: in which order constraints are visited.
         iterations: iterations a batch, at most.
         precisions: of the Gaussian copies.
         consensus: `"product"`, `"average"` or `"slope"`; see `LiftedNetwork`.
-        relaxation: multiple of the displacement, positive; above 1 over-relaxed.
+        relaxation: multiple of the displacement, positive; above 1 over-relaxed. A number, or an
+            optax schedule from the number of updates done to a number.
         inertia: share of the last move that is repeated, in [0, 1).
         tolerance: stop the iterations when the certificate, the largest relative change of the
             copies' values in one iteration, is at most this; None: never.
@@ -37,10 +45,10 @@ class ProjectionStep(AbstractStep):
 
     scheme: AbstractScheme = CyclicProjections()
     iterations: int = eqx.field(static=True, default=1)
-    precisions: Precisions = Precisions()
+    precisions: Precisions = Precisions.with_ratio(1 / 300)
     consensus: str = eqx.field(static=True, default="slope")
-    relaxation: Any = 1.0
-    inertia: Any = 0.0
+    relaxation: Any = 60.0
+    inertia: Any = 0.9
     tolerance: float | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
@@ -48,22 +56,26 @@ class ProjectionStep(AbstractStep):
             raise ValueError(f"iterations is {self.iterations}; expected at least 1.")
 
     def init(self, model: PyTree) -> PyTree:
-        """The last move: zero."""
-        return jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
+        """No last move, no updates done."""
+        moves = jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
+        return moves, jnp.zeros((), jnp.int32)
 
     def update(self, model, state, x, y, weights, loss) -> tuple[PyTree, PyTree, StepInfo]:
         """Iterate on one batch; see the class."""
         arrays, static = eqx.partition(model, eqx.is_inexact_array)
+        last, count = state
         moved, before, stats = self.displacement(model, x, y, weights, loss)
+        relaxation = self.relaxation(count) if callable(self.relaxation) else self.relaxation
 
         def move(shift: Array, last: Array) -> Array:
-            relaxation = jnp.asarray(self.relaxation, shift.dtype)
-            return jnp.asarray(self.inertia, shift.dtype) * last + relaxation * shift
+            return jnp.asarray(self.inertia, shift.dtype) * last + (
+                jnp.asarray(relaxation, shift.dtype) * shift
+            )
 
-        moves = jax.tree.map(move, moved, state)
+        moves = jax.tree.map(move, moved, last)
         new = jax.tree.map(jnp.add, arrays, moves)
         stats["displacement_norm"] = layer_norms(moves)
-        return eqx.combine(new, static), moves, StepInfo(before, stats)
+        return eqx.combine(new, static), (moves, count + 1), StepInfo(before, stats)
 
     def displacement(
         self, model: PyTree, x: PyTree, y: Any, weights: Float[Array, " batch"], loss: Any

@@ -94,8 +94,8 @@ def bilinear_multiplier(
         A t(2 - t)/(1 - t)² + D t(2 + t)/(1 + t)² + t/r = z - a·w,
 
     whose left side increases from -∞ to ∞ on (-1, 1) and vanishes at 0. No difference of large
-    numbers is formed, so a small misfit gives a small multiplier to full relative precision. Halley's
-    method finds the root; steps that leave its bracket are replaced by bisection.
+    numbers is formed, so a small misfit gives a small multiplier to full relative precision.
+    Halley's method finds the root; steps that leave its bracket are replaced by bisection.
 
     Args:
         product: a·w.
@@ -121,31 +121,33 @@ def bilinear_multiplier(
 def _root(plus: Any, minus: Any, stiffness: Any, misfit: Any) -> Any:
     """The root; see `bilinear_multiplier`.
 
-    Two Halley steps from the quadratic through value, slope and curvature at 0 are right for all but
-    large multipliers. Only if some unit has not converged, all of them go on in brackets: on a CPU
-    every array that a loop carries costs its own pass over the whole computation.
+    The quadratic through value, slope and curvature at 0 and one or two Halley steps are right for
+    all but large multipliers. Only if some unit has not converged, all of them go on in brackets:
+    on a CPU every array that a loop carries costs its own pass over the whole computation.
     """
     terms = (plus, minus, stiffness, misfit)
     slope, bend = 2 * (plus + minus) + stiffness, 6 * (plus - minus)
     t = 2 * misfit / (slope + jnp.sqrt(jnp.maximum(slope * slope + 2 * bend * misfit, 0)))
-    for _ in range(2):
-        t = t - _halley(t, terms)
     close = _close(plus.dtype)
 
-    def moving(t: Any, step: Any) -> Any:
+    def finish(t: Any, otherwise: Any) -> Any:
+        step = _halley(t, terms)
         inside = jnp.abs(t) < 1  # false for NaN
         small = jnp.abs(step) <= close * jnp.minimum(jnp.abs(t), 1 - jnp.abs(t))
-        return ~jnp.all(inside & small)
+        return lax.cond(jnp.all(inside & small), lambda t, step: t - step, otherwise, t, step)
 
-    unfinished = moving(t, _halley(t, terms))
-    return lax.cond(unfinished, _bracketed_root, lambda t, *_: t - _halley(t, terms), t, *terms)
+    def again(t: Any, step: Any) -> Any:
+        t = t - step
+        return finish(t - _halley(t, terms), lambda t, _: _bracketed_root(t, *terms))
+
+    return finish(t - _halley(t, terms), again)
 
 
 def _bracketed_root(guess: Any, plus: Any, minus: Any, stiffness: Any, misfit: Any) -> Any:
     terms = (plus, minus, stiffness, misfit)
     epsilon, close = jnp.finfo(plus.dtype).eps, _close(plus.dtype)
     far = 1 - 2 * epsilon
-    # Dropping the terms of one sign bounds the root: the bracket is short where the misfit is small.
+    # Without the terms of one sign the root would be farther: they bound it.
     length = jnp.abs(misfit)
     side = jnp.where(misfit > 0, plus, minus)
     edge = jnp.where(side > 0, side, jnp.ones_like(side))

@@ -41,6 +41,16 @@ class Precisions(eqx.Module):
     output: Any = 1.0
     node: Any = 1.0
 
+    @classmethod
+    def with_ratio(cls, ratio: float) -> "Precisions":
+        """All copies of inputs at `1/ratio`, outputs at 1.
+
+        Args:
+            ratio: precision of the outputs over that of the inputs, positive.
+        """
+        stiff = 1 / ratio
+        return cls(weight=stiff, activation=stiff, unit=stiff, bias=stiff, output=stiff, node=1.0)
+
 
 class State(NamedTuple):
     """Bases and messages.
