@@ -31,7 +31,10 @@ def solve(
 
     model, observed = case.load(data)
     row: dict[str, Any] = {"variables": len(model.cardinalities), "factors": len(model.scopes)}
-    reduced = klprojax.condition(model, observed)
+    try:
+        reduced = klprojax.condition(model, observed)
+    except klprojax.ContradictionError as error:
+        return row | {"status": "contradiction", "detail": str(error)}
     row["variables_left"] = len(reduced.kept)
     graph, log_potentials = reduced.model.to_graph()
     if is_forest(graph):
@@ -48,7 +51,7 @@ def solve(
     row["finite"] = bool(
         all(np.isfinite(m).all() for m in marginals)
         and np.isfinite(log_partition)
-        and np.isfinite(float(solution.residual))
+        and not np.isnan(float(solution.residual))
     )
     assert row["finite"], "a belief, the log-partition or the residual is NaN or infinite"
     row["status"] = "converged" if bool(solution.converged) else "flagged"
@@ -112,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     cases = shared.reference_cases(data, options.only)
     where = shared.environment(options.float_bits)  # before the run: the code that is measured
     worker = shared.Worker(solve, {"float_bits": options.float_bits})
-    rows = shared.finished_rows(options, ("converged", "flagged"))
+    rows = shared.finished_rows(options, ("converged", "flagged", "contradiction"))
     trees: list[str] = []
     done = {(row["case"], row["method"]) for row in rows}
 

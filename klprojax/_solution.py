@@ -17,6 +17,11 @@ class RESULTS(eqx.Enumeration):
         "The messages were still changing by more than the tolerance after max_steps. Raise "
         "max_steps, add damping, or try another schedule; throw=False returns what there is."
     )
+    diverged = (
+        "The messages grow without bound: zeros among the factors let the iteration amplify them "
+        "from step to step. Add damping, or use the Sequential schedule or an exact solver; "
+        "throw=False returns what there is."
+    )
     contradiction = (
         "The evidence has probability zero: every state of some variable is excluded by the "
         "evidence and the zeros of the factors. Remove or soften an observation."
@@ -42,7 +47,8 @@ class Solution(eqx.Module):
         factor_log_beliefs: log-probabilities of every factor's scope, laid out like
             ``log_potentials``; None unless asked for.
         result: a `RESULTS` member.
-        residual: largest change of a message in the last step; 0 when exact.
+        residual: largest change of a message in the last step; 0 when exact, infinite when the
+            messages diverged.
         steps: iterations done; 0 for a direct method.
         converged: whether the residual met the tolerance; always true for exact solvers.
         state: solver state, accepted by `infer(..., init=)` as a warm start; None if there is none.

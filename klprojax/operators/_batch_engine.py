@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from .._types import FactorTables
 from ..graphs import FactorGraph
-from ._engines import AbstractEngine, message_change
+from ._engines import AbstractEngine, message_change, outgrown
 from ._messages import Messages, Semiring, Total, damp, outgoing, reach, split, totals
 from ._schedules import Batches
 
@@ -47,6 +47,10 @@ class BatchSweep(AbstractEngine):
     def change(self, inputs, new, old):
         """See `AbstractEngine.change`."""
         return message_change(new, old, inputs[-1])
+
+    def diverged(self, carry):
+        """See `AbstractEngine.diverged`."""
+        return outgrown(carry)
 
     def _update(
         self,

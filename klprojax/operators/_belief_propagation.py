@@ -97,7 +97,12 @@ class BeliefPropagation(AbstractSolver):
             raise ValueError(f"tolerance is {self.tolerance}; it must be at least 0.")
 
     def init(self, graph: FactorGraph, log_potentials: FactorTables) -> BPState:
-        """Uniform messages."""
+        """Uniform messages.
+
+        Args:
+            graph: the structure.
+            log_potentials: factor tables in nats.
+        """
         dtype = log_potentials[0].dtype if log_potentials else jnp.zeros(0).dtype
         return BPState(uniform_messages(graph, dtype), jnp.full((), jnp.inf, dtype))
 
@@ -108,7 +113,14 @@ class BeliefPropagation(AbstractSolver):
         state: BPState,
         log_evidence: VariableTables | None = None,
     ) -> BPState:
-        """One step of the schedule, in the log domain."""
+        """One step of the schedule, in the log domain.
+
+        Args:
+            graph: the structure.
+            log_potentials: factor tables in nats.
+            state: messages of the step before.
+            log_evidence: tables in nats, or None.
+        """
         engine = self._log_engine(graph)
         inputs = engine.prepare(graph, batched(graph, log_potentials), log_evidence)
         old = engine.load(graph, state.messages)
@@ -116,7 +128,11 @@ class BeliefPropagation(AbstractSolver):
         return BPState(engine.store(graph, new), engine.change(inputs, new, old))
 
     def terminate(self, state: BPState) -> Bool[Array, ""]:
-        """Whether the last step met the tolerance."""
+        """Whether the last step met the tolerance.
+
+        Args:
+            state: messages and the residual of their step.
+        """
         return state.residual < self.tolerance
 
     def solve(
@@ -204,8 +220,8 @@ def _iterate(
     messages: Messages,
     max_steps: int,
     adjoint: AbstractAdjoint,
-) -> tuple[Messages, Array, Array]:
-    """Run the loop with one engine: messages, residual, steps."""
+) -> tuple[Messages, Array, Array, Array]:
+    """Run the loop with one engine: messages, residual, steps, whether the messages diverged."""
     inputs = engine.prepare(graph, tables, log_evidence)
     start = engine.load(graph, messages)
     infinity = jnp.full((), jnp.inf, messages[0].dtype if messages else None)
@@ -216,13 +232,16 @@ def _iterate(
         if solver.tolerance == 0.0:
             return (after, residual), jnp.bool_(False)
         # The residual steers the loop; no derivative passes through it.
-        residual = lax.stop_gradient(engine.change(inputs, after, carry))
+        residual = jnp.where(engine.diverged(after), infinity, engine.change(inputs, after, carry))
+        residual = lax.stop_gradient(residual)
         return (after, residual), (residual < solver.tolerance) | ~jnp.isfinite(residual)
 
     (carry, residual), steps = adjoint.loop(step, inputs, (start, infinity), max_steps)
+    diverged = jnp.isposinf(residual) & (steps > 0)
     if solver.tolerance == 0.0:
         residual = lax.stop_gradient(engine.change(inputs, engine.step(inputs, carry), carry))
-    return engine.store(graph, carry), residual, steps
+        diverged = jnp.bool_(False)
+    return engine.store(graph, carry), residual, steps, diverged
 
 
 @eqx.filter_jit
@@ -250,9 +269,9 @@ def _solve(
     safe = engines[0].is_safe(graph, tables, log_evidence)
     operands = (tables, log_evidence, state.messages)
     if len(routes) == 1:
-        messages, residual, steps = routes[0](*operands)
+        messages, residual, steps, diverged = routes[0](*operands)
     else:
-        messages, residual, steps = lax.cond(safe, *routes, *operands)
+        messages, residual, steps, diverged = lax.cond(safe, *routes, *operands)
     at_variables = totals(graph, messages, log_evidence, finite=finite)
     beliefs = log_beliefs(at_variables)
     sweep = isinstance(solver.schedule, TreeSweep)
@@ -270,6 +289,7 @@ def _solve(
         mass_of=engines[0].log_mass if len(engines) == 1 else log_mass,
     )
     result = verdict(beliefs, log_partition, converged)
+    result = RESULTS.where(diverged, RESULTS.diverged, result)
     if solver.engine == "fast":
         result = RESULTS.where(safe, result, RESULTS.out_of_range)
     return Solution(

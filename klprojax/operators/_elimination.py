@@ -76,7 +76,12 @@ class Elimination(AbstractSolver):
         )
 
     def plan(self, graph: FactorGraph, log_potentials: FactorTables) -> EliminationPlan:
-        """The program and its size: ``plan.total_entries``, ``plan.largest_entries``."""
+        """The program and its size: ``plan.total_entries``, ``plan.largest_entries``.
+
+        Args:
+            graph: the structure.
+            log_potentials: factor tables in nats.
+        """
         shared = tuple(
             group.rule is None and table.ndim == len(group.shape)
             for table, group in zip(log_potentials, graph.signature.groups, strict=True)

@@ -67,6 +67,15 @@ class AbstractEngine(eqx.Module):
     def change(self, inputs: Any, new: Any, old: Any) -> Float[Array, ""]:
         """Largest change of a message between two carries, see `_messages.change`."""
 
+    def diverged(self, carry: Any) -> Bool[Array, ""]:
+        """Whether messages have grown beyond all use.
+
+        Messages of finite tables are bounded by the tables' range; zeros let them grow from step to
+        step until they overflow, and would then look like exclusions.
+        """
+        del carry
+        return jnp.bool_(False)
+
     def log_mass(
         self,
         group: GroupSignature,
@@ -131,6 +140,10 @@ class LogFlooding(AbstractEngine):
     def change(self, inputs, new, old):
         """See `AbstractEngine.change`."""
         return message_change(new, old, inputs[-1])
+
+    def diverged(self, carry):
+        """See `AbstractEngine.diverged`."""
+        return outgrown(carry)
 
     def _outgoing(self, group: GroupSignature, table: Array, incoming: tuple[Array, ...]):
         return outgoing(group, table, incoming, self.semiring)
@@ -242,6 +255,15 @@ def _flood(graph, tables, log_evidence, messages, update, *, finite: bool) -> Me
     )
     dtype = messages[0].dtype if messages else jnp.zeros(0).dtype
     return by_class(graph, proposed, dtype)
+
+
+def outgrown(messages: Messages) -> Bool[Array, ""]:
+    """Whether a finite log-message is beyond the square root of the float type's range."""
+    flags = []
+    for message in messages:
+        limit = float(jnp.finfo(message.dtype).max) ** 0.5
+        flags.append(jnp.any((message < -limit) & ~jnp.isneginf(message)))
+    return jnp.any(jnp.stack(flags)) if flags else jnp.bool_(False)
 
 
 def message_change(new: Messages, old: Messages, span: Array) -> Float[Array, ""]:

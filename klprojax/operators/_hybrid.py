@@ -76,6 +76,9 @@ def dense_hybrid_init(log_table: Float[Array, "*copies"]) -> DenseHybridState:
     Args:
         log_table: ``q_{-1}`` up to scale (see `ReplicatedLift.log_table`). ``k`` and ``r``, which
             the first iteration does not read, start there too.
+
+    Returns:
+        The state before the first iteration.
     """
     log_q = log_normalize(log_table)
     zero = jnp.zeros_like(log_q)
@@ -171,6 +174,11 @@ class DykstraHybrid(AbstractSolver):
         """``q_{-1} ∝ prod_k f_k`` with ``σ_{-1} = τ_{-1} = 0``: uniform edges, ``f_k`` beside.
 
         With evidence, every edge starts at ``q ∝ exp(log_evidence)`` and ``τ = -log q`` instead.
+
+        Args:
+            graph: the structure.
+            log_potentials: factor tables in nats.
+            log_evidence: tables in nats, or None.
         """
         arrays = (*log_potentials, *(log_evidence or ()))
         dtype = arrays[0].dtype if arrays else jnp.zeros(0).dtype
@@ -194,11 +202,22 @@ class DykstraHybrid(AbstractSolver):
         state: HybridState,
         log_evidence: VariableTables | None = None,
     ) -> HybridState:
-        """One iteration: both projections and both corrections."""
+        """One iteration: both projections and both corrections.
+
+        Args:
+            graph: the structure.
+            log_potentials: factor tables in nats.
+            state: the iterate before.
+            log_evidence: tables in nats, or None.
+        """
         return _step(graph, dense(graph, batched(graph, log_potentials)), state, log_evidence)
 
     def terminate(self, state: HybridState) -> Bool[Array, ""]:
-        """Whether the last step met the tolerance."""
+        """Whether the last step met the tolerance.
+
+        Args:
+            state: the iterate and its residual.
+        """
         return state.residual < self.tolerance
 
     def solve(

@@ -105,7 +105,14 @@ def _tree_batches(graph: FactorGraph) -> Batches:
 
 
 def is_forest(graph: FactorGraph) -> bool:
-    """Whether the factor graph has no cycle, so that `TreeSweep` is exact."""
+    """Whether the factor graph has no cycle, so that `TreeSweep` is exact.
+
+    Args:
+        graph: the structure.
+
+    Returns:
+        A Python bool.
+    """
     return _roots_and_cycle(graph)[1] is None
 
 

@@ -91,7 +91,11 @@ class Parity(AbstractMessageRule):
     """
 
     def parameter_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """``(2,)``."""
+        """``(2,)``.
+
+        Args:
+            shape: cardinalities of the scope.
+        """
         _check_binary(self, shape)
         return (2,)
 
@@ -171,6 +175,9 @@ class AbstractAutomaton(AbstractMessageRule):
     @abc.abstractmethod
     def transitions(self, shape: tuple[int, ...]) -> Transitions:
         """The automaton for a scope of these cardinalities, all equal.
+
+        Args:
+            shape: cardinalities of the scope, in order.
 
         Raises:
             ValueError: the rule does not suit such a scope.
@@ -306,7 +313,11 @@ class Automaton(AbstractAutomaton):
             )
 
     def transitions(self, shape: tuple[int, ...]) -> Transitions:
-        """The table given."""
+        """The table given.
+
+        Args:
+            shape: cardinalities of the scope, in order.
+        """
         table = np.asarray(self.next)
         if not shape or any(card != table.shape[1] for card in shape):
             raise ValueError(
@@ -327,7 +338,11 @@ class Or(AbstractAutomaton):
     """
 
     def transitions(self, shape: tuple[int, ...]) -> Transitions:
-        """Summary 1 once a bit was on."""
+        """Summary 1 once a bit was on.
+
+        Args:
+            shape: cardinalities of the scope, in order.
+        """
         _check_binary(self, shape)
         return Transitions(np.array([[0, 1], [1, 1]]), 0)
 
@@ -343,7 +358,11 @@ class And(AbstractAutomaton):
     """
 
     def transitions(self, shape: tuple[int, ...]) -> Transitions:
-        """Summary 1 while all bits were on."""
+        """Summary 1 while all bits were on.
+
+        Args:
+            shape: cardinalities of the scope, in order.
+        """
         _check_binary(self, shape)
         return Transitions(np.array([[0, 0], [0, 1]]), 1)
 
@@ -376,7 +395,11 @@ class Cardinality(AbstractAutomaton):
             raise ValueError(f"max_count is {self.max_count}; it must be at least 0.")
 
     def transitions(self, shape: tuple[int, ...]) -> Transitions:
-        """The summary is the number of bits on so far."""
+        """The summary is the number of bits on so far.
+
+        Args:
+            shape: cardinalities of the scope, in order.
+        """
         _check_binary(self, shape)
         most = len(shape) if self.max_count is None else min(self.max_count, len(shape))
         counts = np.arange(most + 1)

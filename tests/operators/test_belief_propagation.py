@@ -294,6 +294,29 @@ def test_a_frustrated_cycle_is_flagged():
     assert np.isfinite(solution.log_partition)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_messages_that_zeros_amplify_are_called_diverged_not_a_contradiction(dtype):
+    # Both sides of a complete bipartite graph want state 1 and neighbours must differ: under
+    # flooding every message flips its sign and doubles in each step.
+    differ = np.array([[-np.inf, 0.0], [0.0, -np.inf]], dtype)
+    pairs = np.array([(i, j) for i in range(3) for j in range(3, 6)])
+    graph = FactorGraph([2] * 6, [pairs, np.arange(6)[:, None]])
+    tables = [np.broadcast_to(differ, (9, 2, 2)), np.tile(np.array([0.0, 0.1], dtype), (6, 1))]
+    log_potentials = graph.pack(tables)
+    solution = infer(graph, log_potentials, BeliefPropagation(), max_steps=3000, throw=False)
+    assert bool(solution.result == RESULTS.diverged)
+    assert not solution.converged
+    assert int(solution.steps) < 3000
+    for belief in solution.beliefs:
+        assert np.isfinite(belief).all()
+    assert np.isfinite(solution.log_partition)
+    with pytest.raises(RuntimeError, match=r"grow without bound.*Add damping"):
+        infer(graph, log_potentials, BeliefPropagation(), max_steps=3000)
+    damped = infer(graph, log_potentials, BeliefPropagation(damping=0.5), max_steps=100)
+    # By symmetry; the tolerance is that of the messages, 1e-6.
+    np.testing.assert_allclose(damped.beliefs[0], 0.5, atol=1e-6)
+
+
 @pytest.mark.parametrize("options", [{}, {"engine": "log"}, {"schedule": Sequential()}], ids=str)
 def test_a_warm_start_converges_at_once(options):
     graph, log_potentials, _ = build(loop())
