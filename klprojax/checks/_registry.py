@@ -21,7 +21,12 @@ AS_PRINTED = "as printed"
 
 @dataclass(frozen=True)
 class Registered:
-    """A check on the list: its `Check` fields that are known beforehand, and the function."""
+    """A check on the list: its `Check` fields that are known beforehand, and the function.
+
+    Attributes:
+        name, statement, compared, reading, expected: see `Check`.
+        function: takes `seed`, `size` and `dtype`, and returns a `Check`.
+    """
 
     name: str
     statement: str
@@ -108,7 +113,16 @@ def registered_checks(only: Sequence[str] | None = None) -> tuple[Registered, ..
 
 
 def run_check(entry: Registered, *, seed: int = 0, dtype: Any = None) -> Check:
-    """Run one check at its default size; an error becomes a check without a residual."""
+    """Run one check at its default size; an error becomes a check without a residual.
+
+    Args:
+        entry: the check, from `registered_checks`.
+        seed: seed of all random numbers.
+        dtype: float32 or float64; JAX's default if None.
+
+    Returns:
+        The result, with its error if it raised one.
+    """
     dtype = floating_type(dtype)
     try:
         return entry.function(seed=seed, dtype=dtype)

@@ -78,6 +78,9 @@ def activation_lift(circuit: Circuit) -> ActivationLift:
         circuit: the circuit. A circuit built with ``validate=False`` lifts too, but a node reached
             twice in one parse is then excluded: the lift is no longer its network polynomial.
 
+    Returns:
+        The graph, and which of its variables stands for which node and edge.
+
     Reference: section 4.3, Theorem 4.6.
     """
     s = circuit.structure

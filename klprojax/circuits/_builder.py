@@ -88,7 +88,12 @@ class CircuitBuilder:
         return self._add(LEAF, [], None, (family, variable, -1, parameters), name)
 
     def product(self, children: Sequence[int], *, name: str = "") -> int:
-        """Product of children with disjoint scopes."""
+        """Product of children with disjoint scopes.
+
+        Args:
+            children: numbers of the nodes multiplied.
+            name: for messages of errors.
+        """
         return self._add(PRODUCT, children, None, None, name)
 
     def sum(self, children: Sequence[int], log_weights: Any = None, *, name: str = "") -> int:

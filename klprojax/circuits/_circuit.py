@@ -227,7 +227,11 @@ class Circuit(eqx.Module):
         return tuple(tables), jnp.asarray(rows[..., s.continuous].astype(dtype))
 
     def unpack_variables(self, tables: Sequence[Any]) -> list[Any]:
-        """One array ``[states]`` per variable from arrays by cardinality; None if continuous."""
+        """One array ``[states]`` per variable from arrays by cardinality; None if continuous.
+
+        Args:
+            tables: one array a cardinality, `[variables, states]`.
+        """
         s = self.structure
         out: list[Any] = [None] * self.num_variables
         for ids, table in zip(s.class_members, tables, strict=True):
@@ -236,20 +240,33 @@ class Circuit(eqx.Module):
         return out
 
     def pack_variables(self, tables: Sequence[Any], dtype: Any = None) -> VariableTables:
-        """Undo `unpack_variables`: evidence from one log-table ``[states]`` a variable."""
+        """Undo `unpack_variables`: evidence from one log-table ``[states]`` a variable.
+
+        Args:
+            tables: one a variable, in the order of their numbers.
+            dtype: floating type of the result; that of the tables if None.
+        """
         discrete = {v: t for v, t in enumerate(tables) if self.structure.cardinalities[v]}
         return self.log_evidence(discrete, dtype)
 
     # -- numbers -----------------------------------------------------------------------------
 
     def uniform_weights(self, dtype: Any = None) -> Float[Array, " weights"]:
-        """Equal normalised log-weights at every sum node."""
+        """Equal normalised log-weights at every sum node.
+
+        Args:
+            dtype: floating type; JAX's default if None.
+        """
         s = self.structure
         counts = s.fan_in[s.parents[s.sum_edges]]
         return jnp.asarray(-np.log(counts.astype(np.float64)), dtype or jnp.zeros(0).dtype)
 
     def normalize_weights(self, log_weights: Float[Array, " weights"]) -> Float[Array, " weights"]:
-        """Make the weights of every sum node add up to one."""
+        """Make the weights of every sum node add up to one.
+
+        Args:
+            log_weights: one a edge out of a sum node, nats.
+        """
         return log_weights - self._log_totals(log_weights)
 
     def is_normalized(
@@ -298,6 +315,13 @@ class Circuit(eqx.Module):
         batch: tuple[int, ...] = (),
     ) -> tuple[Any, ...]:
         """Check that the numbers fit the circuit; return the leaf parameters, filled in.
+
+        Args:
+            log_weights: one a edge out of a sum node, nats.
+            log_evidence: soft or hard evidence (see `Circuit.log_evidence`).
+            leaf_parameters: one array a leaf group.
+            values: values of continuous variables, NaN where missing.
+            batch: leading axes that all numbers share.
 
         Raises:
             ValueError: a shape that does not fit, mixed dtypes, or leaf parameters left out.

@@ -34,6 +34,9 @@ def entropy(
         check: prove determinism first (`is_deterministic`); without, the result is an upper bound
             for a circuit that is not deterministic (the entropy of states and parses).
 
+    Returns:
+        The entropy, a scalar in nats.
+
     Raises:
         ValueError: a circuit that is not shown to be deterministic.
     """
@@ -70,6 +73,9 @@ def kl_divergence(
         log_weights, leaf_parameters: of p. other_log_weights, other_leaf_parameters: of q.
         check: prove determinism first; without, the result is an upper bound for a circuit that
             is not deterministic.
+
+    Returns:
+        The divergence, a scalar in nats.
 
     Raises:
         ValueError: a circuit that is not shown to be deterministic, or continuous leaves.
@@ -118,6 +124,16 @@ def expected_values(
 
     Observed continuous variables give their value, missing ones the mean of their leaves weighted
     by visit probabilities.
+
+    Args:
+        circuit: the structure.
+        log_weights: one a edge out of a sum node, nats.
+        log_evidence: soft or hard evidence (see `Circuit.log_evidence`).
+        leaf_parameters: one array a leaf group.
+        values: values of continuous variables, NaN where missing.
+
+    Returns:
+        One number a variable.
     """
     got = sweep(circuit, log_weights, log_evidence, leaf_parameters=leaf_parameters, values=values)
     parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)

@@ -38,7 +38,12 @@ class AbstractDiscreteLeaf(AbstractLeaf):
     def log_table(
         self, parameters: Float[Array, "leaves ..."], cardinality: int
     ) -> Float[Array, "leaves states"]:
-        """Log-probabilities of all states (nats), normalised unless the family says otherwise."""
+        """Log-probabilities of all states (nats), normalised unless the family says otherwise.
+
+        Args:
+            parameters: of the leaves, one row each.
+            cardinality: number of states of the variable.
+        """
 
 
 class AbstractContinuousLeaf(AbstractLeaf):
@@ -48,23 +53,45 @@ class AbstractContinuousLeaf(AbstractLeaf):
     def log_density(
         self, parameters: Float[Array, "leaves ..."], values: Float[Array, "leaves ..."]
     ) -> Float[Array, "leaves ..."]:
-        """Log-density of one value a leaf (nats)."""
+        """Log-density of one value a leaf (nats).
+
+        Args:
+            parameters: of the leaves, one row each.
+            values: one a leaf; never NaN.
+        """
 
     @abc.abstractmethod
     def mean(self, parameters: Float[Array, "leaves ..."]) -> Float[Array, " leaves"]:
-        """Expected value of every leaf."""
+        """Expected value of every leaf.
+
+        Args:
+            parameters: of the leaves, one row each.
+        """
 
     @abc.abstractmethod
     def entropy(self, parameters: Float[Array, "leaves ..."]) -> Float[Array, " leaves"]:
-        """Differential entropy of every leaf (nats)."""
+        """Differential entropy of every leaf (nats).
+
+        Args:
+            parameters: of the leaves, one row each.
+        """
 
     @abc.abstractmethod
     def mode(self, parameters: Float[Array, "leaves ..."]) -> Float[Array, " leaves"]:
-        """The most likely value of every leaf."""
+        """The most likely value of every leaf.
+
+        Args:
+            parameters: of the leaves, one row each.
+        """
 
     @abc.abstractmethod
     def sample(self, key: Array, parameters: Float[Array, "leaves ..."]) -> Float[Array, " leaves"]:
-        """One draw from every leaf."""
+        """One draw from every leaf.
+
+        Args:
+            key: a JAX random key.
+            parameters: of the leaves, one row each.
+        """
 
 
 class Indicator(AbstractDiscreteLeaf):
@@ -151,7 +178,12 @@ class Gaussian(AbstractContinuousLeaf):
     def natural(
         mean: Float[Array, " leaves"], deviation: Float[Array, " leaves"]
     ) -> Float[Array, "leaves 2"]:
-        """Natural parameters of means and standard deviations."""
+        """Natural parameters of means and standard deviations.
+
+        Args:
+            mean: μ of every leaf.
+            deviation: σ > 0 of every leaf.
+        """
         precision = 1 / jnp.square(deviation)
         return jnp.stack([mean * precision, -precision / 2], axis=-1)
 

@@ -25,6 +25,9 @@ def multiply(one: CircuitModel, two: CircuitModel, *, max_nodes: int = _MOST_NOD
             the same way (see `is_structured`).
         max_nodes: limit on the size of the result.
 
+    Returns:
+        The product circuit with its numbers.
+
     Raises:
         ValueError: other variables, continuous variables, products that split a scope in different
             ways (naming both), a product that is zero everywhere, more than ``max_nodes`` nodes.
@@ -76,7 +79,15 @@ def multiply(one: CircuitModel, two: CircuitModel, *, max_nodes: int = _MOST_NOD
 
 
 def log_inner_product(one: CircuitModel, two: CircuitModel) -> Scalar:
-    """Compute ``log sum_x S_one(x) S_two(x)`` of two compatible circuits (see `multiply`)."""
+    """Compute ``log sum_x S_one(x) S_two(x)`` of two compatible circuits (see `multiply`).
+
+    Args:
+        one: structure, weights and leaf parameters of one circuit.
+        two: those of the other.
+
+    Returns:
+        A scalar, nats.
+    """
     circuit, log_weights, parameters = multiply(one, two)
     return log_partition(circuit, log_weights, leaf_parameters=parameters)
 

@@ -20,6 +20,9 @@ def is_deterministic(circuit: Circuit) -> bool:
     by following the product of the two subcircuits, which decides where both split their scope in
     the same way. Leaves other than indicators count as positive at every state.
 
+    Args:
+        circuit: the structure.
+
     Returns:
         True if proved. False if two children overlap, or if that could not be decided.
 
@@ -152,6 +155,12 @@ def is_structured(circuit: Circuit) -> bool:
 
     Products of one child are passed over. Such circuits follow a tree of scopes, like a vtree, and
     can be multiplied with one another (`multiply`).
+
+    Args:
+        circuit: the structure.
+
+    Returns:
+        A Python bool.
     """
     split: dict[bytes, set[bytes]] = {}
     s = circuit.structure

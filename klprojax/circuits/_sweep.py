@@ -120,6 +120,16 @@ def log_partition(
     """Compute ``log S(e)`` alone, the logarithm of the network polynomial, by one upward pass.
 
     Args and differentiation as for `sweep`; the gradient costs one downward pass.
+
+    Args:
+        circuit: the structure.
+        log_weights: one a edge out of a sum node, nats.
+        log_evidence: soft or hard evidence (see `Circuit.log_evidence`).
+        leaf_parameters: one array a leaf group.
+        values: values of continuous variables, NaN where missing.
+
+    Returns:
+        A scalar, nats; `-inf` if the evidence is impossible.
     """
     if log_evidence is None:
         log_evidence = circuit.log_evidence(dtype=log_weights.dtype)

@@ -32,33 +32,57 @@ class Unfolding(NamedTuple):
     parameter_rows: tuple[Int[np.ndarray, " leaves"], ...]
 
     def log_weights(self, log_weights: Float[Array, " weights"]) -> Float[Array, " tree_weights"]:
-        """Weights of the tree: every copy of an edge carries the edge's weight."""
+        """Weights of the tree: every copy of an edge carries the edge's weight.
+
+        Args:
+            log_weights: of the circuit.
+        """
         return log_weights[self.weight_of]
 
     def leaf_parameters(
         self, leaf_parameters: tuple[Float[Array, "..."], ...]
     ) -> tuple[Float[Array, "..."], ...]:
-        """Parameters of the tree's leaves."""
+        """Parameters of the tree's leaves.
+
+        Args:
+            leaf_parameters: of the circuit, one array a group.
+        """
         return tuple(
             table[rows] for table, rows in zip(leaf_parameters, self.parameter_rows, strict=True)
         )
 
     def spread(self, node_values: Float[Array, " nodes"]) -> Float[Array, " tree_nodes"]:
-        """Give every copy its original's number: Lemma 4.3 says ``S_tree(ñ) = S(ρ(ñ))``."""
+        """Give every copy its original's number: Lemma 4.3 says ``S_tree(ñ) = S(ρ(ñ))``.
+
+        Args:
+            node_values: one number a node of the circuit.
+        """
         return node_values[self.copy_of]
 
     def merge(self, tree_values: Float[Array, " tree_nodes"]) -> Float[Array, " nodes"]:
-        """Add up over copies: visit probabilities of nodes (Lemma 4.5)."""
+        """Add up over copies: visit probabilities of nodes (Lemma 4.5).
+
+        Args:
+            tree_values: one number a node of the tree.
+        """
         return segment_sum(tree_values, self.copy_of, self.circuit.num_nodes)
 
     def merge_edges(
         self, tree_edge_values: Float[Array, " tree_weights"]
     ) -> Float[Array, " weights"]:
-        """Add up over copies of edges: gate probabilities (Lemma 4.5)."""
+        """Add up over copies of edges: gate probabilities (Lemma 4.5).
+
+        Args:
+            tree_edge_values: one number a weighted edge of the tree.
+        """
         return segment_sum(tree_edge_values, self.weight_of, self.circuit.num_weights)
 
     def merge_log(self, tree_log_values: Float[Array, " tree_nodes"]) -> Float[Array, " nodes"]:
-        """``log sum exp`` over copies: downward values, ``D(n) = sum D_tree(ñ)`` (Lemma 4.4)."""
+        """``log sum exp`` over copies: downward values, ``D(n) = sum D_tree(ñ)`` (Lemma 4.4).
+
+        Args:
+            tree_log_values: one logarithm a node of the tree.
+        """
         order = np.argsort(self.copy_of, kind="stable")
         counts = np.bincount(self.copy_of, minlength=self.circuit.num_nodes)
         width = int(counts.max())
@@ -85,6 +109,9 @@ def unfold(circuit: Circuit, *, max_nodes: int = _LIMIT) -> Unfolding:
     Args:
         circuit: the circuit.
         max_nodes: most nodes of the tree, which may be exponentially many.
+
+    Returns:
+        The tree, with the maps between its nodes and the circuit's.
 
     Raises:
         ValueError: the tree has more than ``max_nodes`` nodes; the message says how many.

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from ._circuit import circuit_app
+from ._demo import demo_command
 from ._infer import infer_command
 from ._train import train_command
 from ._verify import verify_command
@@ -29,6 +30,7 @@ def _root(
         raise typer.Exit
 
 
+app.command("demo")(demo_command)
 app.command("infer")(infer_command)
 app.command("train")(train_command)
 app.command("verify")(verify_command)

@@ -1,6 +1,7 @@
 """``klprojax infer``: marginals and log-partition of a model file."""
 
 import json
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class Answer:
             "log_partition": self.log_partition,
             "converged": self.converged,
             "steps": self.steps,
-            "residual": self.residual,
+            # JSON has no infinity; diverged messages have no residual.
+            "residual": self.residual if math.isfinite(self.residual) else None,
             "marginals": {
                 name: [float(p) for p in marginal]
                 for name, marginal in zip(names, self.marginals, strict=True)

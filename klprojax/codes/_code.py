@@ -70,6 +70,12 @@ class ParityCheckCode:
         permutation of the bits among its checks. At least ``variable_degree - 1`` checks are
         redundant.
 
+        Args:
+            num_variables: length of the words.
+            variable_degree: checks a bit is in.
+            check_degree: bits of a check.
+            seed: of the random connections.
+
         Raises:
             ValueError: ``check_degree`` does not divide ``num_variables``, or a size below 1.
 
@@ -119,7 +125,11 @@ class ParityCheckCode:
         return self.graph.pack([np.array([0.0, -np.inf])] * len(self.graph.signature.groups))
 
     def log_evidence(self, log_odds: Float[Array | np.ndarray, " variables"]) -> VariableTables:
-        """Evidence for `infer` from log-odds ``log P(0) - log P(1)``; the larger entry is 0."""
+        """Evidence for `infer` from log-odds ``log P(0) - log P(1)``; the larger entry is 0.
+
+        Args:
+            log_odds: of each bit, `log p(0) / p(1)`, nats.
+        """
         table = jnp.asarray(log_odds)
         return (jnp.stack([jnp.minimum(table, 0.0), jnp.minimum(-table, 0.0)], axis=1),)
 

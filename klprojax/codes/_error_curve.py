@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ._channels import AbstractChannel, BinarySymmetricChannel
 from ._code import ParityCheckCode
@@ -91,6 +89,10 @@ def word_error_curve(
     """
     if words < 1:
         raise ValueError(f"words is {words}; it must be at least 1.")
+    # Here, so that decoding does not wait for the import.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     out = []
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:

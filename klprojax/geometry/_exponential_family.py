@@ -61,11 +61,19 @@ class ExponentialFamily(AbstractConstraint):
             )
 
     def log_probs(self, natural_parameters: Float[Array, " statistics"]) -> Float[Array, "..."]:
-        """Return the member with natural parameters `theta`, normalised."""
+        """Return the member with natural parameters `theta`, normalised.
+
+        Args:
+            natural_parameters: theta, one a statistic.
+        """
         return log_normalize(_tilted(self._base(), self.statistic, natural_parameters))
 
     def moments(self, log_table: Float[Array, "..."]) -> Float[Array, " statistics"]:
-        """Return `E_q[T]` under a log-table given up to scale."""
+        """Return `E_q[T]` under a log-table given up to scale.
+
+        Args:
+            log_table: a table up to scale.
+        """
         _check_states(self.statistic, log_table)
         return _moments(log_table, self.statistic)
 

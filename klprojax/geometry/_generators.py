@@ -54,15 +54,27 @@ class AbstractGenerator(eqx.Module):
 
     @abc.abstractmethod
     def conjugate(self, dual: Float[Array, "*states"]) -> Float[Array, ""]:
-        """Evaluate `f*(theta) = sup_p <theta, p> - f(p)`."""
+        """Evaluate `f*(theta) = sup_p <theta, p> - f(p)`.
+
+        Args:
+            dual: a point in dual coordinates.
+        """
 
     @abc.abstractmethod
     def to_dual(self, point: Float[Array, "*states"]) -> Float[Array, "*states"]:
-        """Map primal to dual coordinates: `theta = grad f(p)`."""
+        """Map primal to dual coordinates: `theta = grad f(p)`.
+
+        Args:
+            point: a point of the domain.
+        """
 
     @abc.abstractmethod
     def from_dual(self, dual: Float[Array, "*states"]) -> Float[Array, "*states"]:
-        """Map dual to primal coordinates: `p = grad f*(theta)`."""
+        """Map dual to primal coordinates: `p = grad f*(theta)`.
+
+        Args:
+            dual: a point in dual coordinates.
+        """
 
     @abc.abstractmethod
     def divergence(

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 Tables = TypeVar("Tables")  # a pytree of arrays
@@ -21,7 +22,15 @@ def symmetric_solve(
     matvec: Callable[[Tables], Tables], rhs: Tables, solve: Callable[..., Tables]
 ) -> Tables:
     """Solve `matvec(x) = rhs` by `solve(matvec, rhs)`, differentiably in both."""
-    return jax.lax.custom_linear_solve(matvec, rhs, solve, symmetric=True)
+    # One vector: JAX transposes the solve only if all of the right-hand side depends on the input.
+    flat, unflatten = ravel_pytree(rhs)
+    found = jax.lax.custom_linear_solve(
+        lambda x: ravel_pytree(matvec(unflatten(x)))[0],
+        flat,
+        lambda _, b: ravel_pytree(solve(matvec, unflatten(b)))[0],
+        symmetric=True,
+    )
+    return unflatten(found)
 
 
 def conjugate_gradient(

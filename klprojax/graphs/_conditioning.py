@@ -33,7 +33,11 @@ class ConditionedModel:
     states: tuple[np.ndarray, ...]
 
     def expand(self, marginals: Sequence[Any]) -> list[np.ndarray]:
-        """Marginals of all original variables from those of the reduced model (linear space)."""
+        """Marginals of all original variables from those of the reduced model (linear space).
+
+        Args:
+            marginals: of the variables that were left.
+        """
         out = [possible.astype(np.float64) for possible in self.states]
         for v, marginal in zip(self.kept, marginals, strict=True):
             out[v][self.states[v]] = np.asarray(marginal, np.float64)

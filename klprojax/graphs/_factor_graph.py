@@ -40,7 +40,12 @@ class GroupSignature(NamedTuple):
 
 
 class GraphSignature(NamedTuple):
-    """All that a compiled program depends on: sizes only, no wiring."""
+    """All that a compiled program depends on: sizes only, no wiring.
+
+    cardinalities: the distinct ones, ascending. counts: variables of each. degrees: most edges of
+    a variable of each, 0 where the wiring's ``incoming`` is left empty. groups: shape, number and
+    rule of the factors of each group.
+    """
 
     cardinalities: tuple[int, ...]
     counts: tuple[int, ...]
@@ -312,6 +317,10 @@ class FactorGraph(eqx.Module):
 
     def pack_variables(self, tables: Sequence[Any], dtype: Any = None) -> VariableTables:
         """Arrange one table per variable, ``[states]``, into arrays by cardinality.
+
+        Args:
+            tables: one log-table a variable, in the order of their numbers.
+            dtype: floating type of the result; that of the tables if None.
 
         Raises:
             ValueError: wrong number of tables, or a table whose length is not its variable's

@@ -26,6 +26,9 @@ class AbstractMessageRule(eqx.Module):
     def parameter_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one factor's parameters, for a scope of these cardinalities.
 
+        Args:
+            shape: cardinalities of the scope, axis by axis.
+
         Raises:
             ValueError: the rule does not suit such a scope.
         """
@@ -41,6 +44,11 @@ class AbstractMessageRule(eqx.Module):
 
         ``out_a(x_a) = log sum_{x_b, b != a} f(x) prod_{b != a} exp(incoming_b(x_b))``, or the
         maximum.
+
+        Args:
+            parameters: as described in the class.
+            incoming: one log-table an axis.
+            semiring: `"sum"` or `"max"`.
         """
 
     @abc.abstractmethod
@@ -50,13 +58,24 @@ class AbstractMessageRule(eqx.Module):
         incoming: tuple[Float[Array, "factors _"], ...],
         semiring: Literal["sum", "max"],
     ) -> Float[Array, " factors"]:
-        """``log sum_x f(x) prod_b exp(incoming_b(x_b))``, or the maximum."""
+        """``log sum_x f(x) prod_b exp(incoming_b(x_b))``, or the maximum.
+
+        Args:
+            parameters: as described in the class.
+            incoming: one log-table an axis.
+            semiring: `"sum"` or `"max"`.
+        """
 
     @abc.abstractmethod
     def log_table(
         self, parameters: Float[Array, "..."], shape: tuple[int, ...]
     ) -> Float[Array, "..."]:
-        """The factors as dense tables ``[factors or 1, *shape]``, for exact solvers and tests."""
+        """The factors as dense tables ``[factors or 1, *shape]``, for exact solvers and tests.
+
+        Args:
+            parameters: as described in the class.
+            shape: cardinalities of the scope, axis by axis.
+        """
 
 
 class Structured(NamedTuple):
@@ -70,6 +89,14 @@ def dense_table(
     rule: AbstractMessageRule, parameters: Float[Array, "..."], shape: tuple[int, ...]
 ) -> Float[Array, "..."]:
     """``rule.log_table``, refused where it would be large.
+
+    Args:
+        rule: the factors' rule.
+        parameters: its parameters, with a leading axis.
+        shape: cardinalities of the scope.
+
+    Returns:
+        Log-tables `[factors or 1, *shape]`, nats.
 
     Raises:
         ValueError: more than 2^16 entries a factor.

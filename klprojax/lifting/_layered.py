@@ -46,6 +46,9 @@ class LayeredNetwork(eqx.Module):
     def from_mlp(cls, mlp: eqx.nn.MLP) -> LayeredNetwork:
         """Read the layers of an Equinox MLP.
 
+        Args:
+            mlp: the network, with vectors as inputs and outputs.
+
         Raises:
             ValueError: the MLP has scalar inputs or outputs.
         """
@@ -75,7 +78,11 @@ class LayeredNetwork(eqx.Module):
     def forward(
         self, x: Float[Array, "batch inputs"]
     ) -> tuple[tuple[Float[Array, "batch _"], ...], tuple[Float[Array, "batch _"], ...]]:
-        """Run the upward pass: forward values of all `u_l` (l = 1..L) and `a_l` (l = 0..L)."""
+        """Run the upward pass: forward values of all `u_l` (l = 1..L) and `a_l` (l = 0..L).
+
+        Args:
+            x: inputs, one sample a row.
+        """
         us, activities = [], [x]
         for weight, bias, activation in zip(
             self.weights, self.biases, self.activations, strict=True

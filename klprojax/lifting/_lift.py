@@ -81,6 +81,9 @@ class DeltaLift:
     def at(self, *args: Any) -> DeltaLift:
         """Run the upward pass anew at other arguments of the same shapes, without tracing again.
 
+        Args:
+            *args: arguments of the shapes and dtypes that were lifted.
+
         Raises:
             ValueError: the arguments differ in structure, shape or type from those of the lift.
         """

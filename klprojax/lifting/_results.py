@@ -38,6 +38,7 @@ class Sensitivities(eqx.Module):
             argument is no variable.
         output: `s(z) = φ'(z)/φ(z)`.
         variables: the slope of every variable of the graph, by variable index.
+        structure: the lifted function's variables and factors.
     """
 
     inputs: Any
@@ -80,6 +81,7 @@ class Curvatures(eqx.Module):
         output: `(log φ)''` at z.
         variables: the curvature of every variable, by variable index.
         sensitivities: the slopes of the same jets.
+        structure: the lifted function's variables and factors.
     """
 
     inputs: Any

@@ -232,7 +232,7 @@ def _iterate(
         if solver.tolerance == 0.0:
             return (after, residual), jnp.bool_(False)
         # The residual steers the loop; no derivative passes through it.
-        residual = jnp.where(engine.diverged(after), infinity, engine.change(inputs, after, carry))
+        residual = jnp.where(engine.diverged(after), jnp.inf, engine.change(inputs, after, carry))
         residual = lax.stop_gradient(residual)
         return (after, residual), (residual < solver.tolerance) | ~jnp.isfinite(residual)
 

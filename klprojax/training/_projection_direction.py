@@ -21,7 +21,7 @@ def projection_slopes(
     weights: Float[Array, " batch"],
     loss: Any,
     *,
-    ratio: Any = 1e-3,
+    ratio: Any = 1e-4,
     precisions: Precisions | None = None,
 ) -> tuple[PyTree, Float[Array, ""], dict[str, Array]]:
     """Read the parameters' slopes after one backward sweep of local projections.
@@ -70,12 +70,12 @@ def projection_slopes(
         pull = network.pull(state, index)
         slopes.append(jnp.zeros_like(parameter) if pull is None else pull / count)
     structure = jax.tree.structure(eqx.filter(model, eqx.is_inexact_array))
-    stats = {"residual": state.residual, "sensitivity_norm": network.sensitivity_norms(state)}
+    stats = {"sensitivity_norm": network.sensitivity_norms(state)}
     return jax.tree.unflatten(structure, slopes), before, stats
 
 
 def projection_direction(
-    static: PyTree, loss: Any, *, ratio: Any = 1e-3, precisions: Precisions | None = None
+    static: PyTree, loss: Any, *, ratio: Any = 1e-4, precisions: Precisions | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Make an optax transformation whose updates are minus the projection's slopes.
 
@@ -105,9 +105,9 @@ def projection_direction(
         x: Any = None,
         y: Any = None,
         weights: Any = None,
-        **_: Any,
+        **others: Any,
     ) -> tuple[PyTree, Any]:
-        del updates
+        del updates, others
         if params is None or x is None:
             raise ValueError(
                 "projection_direction needs the parameters and the batch: "
@@ -131,8 +131,7 @@ class ProjectionDirection(AbstractStep):
     As `ratio` tends to 0 this is the optimiser itself; see `projection_slopes`. One backward sweep
     of local projections a batch.
 
-    Reports `residual`, `sensitivity_norm` (by linear map) and `displacement_norm` (by weight
-    matrix).
+    Reports `sensitivity_norm` (by linear map) and `displacement_norm` (by weight matrix).
 
     Attributes:
         optimiser: any optax optimiser that needs gradients only.
@@ -143,7 +142,7 @@ class ProjectionDirection(AbstractStep):
     """
 
     optimiser: optax.GradientTransformation
-    ratio: Any = 1e-3
+    ratio: Any = 1e-4
     precisions: Precisions = Precisions()
 
     def init(self, model: PyTree) -> PyTree:

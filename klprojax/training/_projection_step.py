@@ -82,6 +82,13 @@ class ProjectionStep(AbstractStep):
     ) -> tuple[PyTree, Float[Array, ""], dict[str, Array]]:
         """How far the iterations carry the parameters on one batch.
 
+        Args:
+            model: the model before the batch.
+            x: inputs, one sample a row.
+            y: targets.
+            weights: weight of every sample.
+            loss: the output factor.
+
         Returns:
             The displacement, a tree like the model's inexact arrays; the mean loss before; figures:
             `residual` (distance of the last projected points from their constraints), `certificate`

@@ -30,6 +30,9 @@ def read_psdd(
         vtree: the vtree or its file; with it, every node is checked to follow the vtree.
         max_bytes: limit on the unpacked size.
 
+    Returns:
+        Structure, weights and leaf parameters.
+
     Raises:
         ModelFileError: naming file and line.
     """

@@ -70,6 +70,9 @@ def load_circuit(
         max_bytes: limit on its unpacked size.
         dtype: floating dtype of the numbers; as saved if None.
 
+    Returns:
+        Structure, weights and leaf parameters.
+
     Raises:
         ModelFileError: damaged, too large, of another format, or no valid circuit.
     """

@@ -27,6 +27,9 @@ def read_sdd(
         path: the file. vtree: the vtree or its file.
         max_bytes: limit on the unpacked size.
 
+    Returns:
+        Structure, weights and leaf parameters.
+
     Raises:
         ModelFileError: naming file and line; also for the constant false, which has no circuit
             with positive weights.

@@ -21,6 +21,9 @@ def read_spn(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Cir
         path: the file.
         max_bytes: limit on the unpacked size.
 
+    Returns:
+        Structure, weights and leaf parameters.
+
     Raises:
         ModelFileError: naming file and line.
     """

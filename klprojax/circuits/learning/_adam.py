@@ -44,11 +44,20 @@ class AdamStep:
         return AdamState(parameters, optax.scale_by_adam().init(logits))
 
     def parameters(self, state: AdamState) -> TensorParameters:
-        """The current normalised parameters."""
+        """The current normalised parameters.
+
+        Args:
+            state: of the learning.
+        """
         return state.logits.normalize()
 
     def size(self, epoch: int, epochs: int) -> float:
-        """The learning rate of an epoch."""
+        """The learning rate of an epoch.
+
+        Args:
+            epoch: number of the epoch.
+            epochs: how many there will be.
+        """
         return geometric(self.learning_rate, self.final_learning_rate, epoch, epochs)
 
     def update(
@@ -60,7 +69,16 @@ class AdamStep:
         total: Float[Array, ""],
         size: Float[Array, ""],
     ) -> tuple[AdamState, Float[Array, " rows"]]:
-        """One batch; returns the new state and the log-values before it."""
+        """One batch; returns the new state and the log-values before it.
+
+        Args:
+            circuit: the structure.
+            state: where we are.
+            rows: states ``[rows, variables]``.
+            row_weights: 0 for rows that only fill the batch up.
+            total: rows of the whole data set; plays no part.
+            size: the step size, from `size`.
+        """
         del total
 
         def loss(logits):

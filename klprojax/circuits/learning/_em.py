@@ -59,11 +59,20 @@ class EMStep:
         return EMState(parameters, zeros, jnp.zeros((), parameters.log_root.dtype))
 
     def parameters(self, state: EMState) -> TensorParameters:
-        """The current normalised parameters."""
+        """The current normalised parameters.
+
+        Args:
+            state: of the learning.
+        """
         return state.parameters
 
     def size(self, epoch: int, epochs: int) -> float:
-        """The step size γ of an epoch."""
+        """The step size γ of an epoch.
+
+        Args:
+            epoch: number of the epoch.
+            epochs: how many there will be.
+        """
         return geometric(self.step_size, self.final_step_size, epoch, epochs)
 
     def update(

@@ -32,6 +32,9 @@ def hclt(
             if None.
         seed: of the bootstrap.
 
+    Returns:
+        The circuit's structure; `init` makes parameters.
+
     Raises:
         ValueError: no rows, or states that do not fit.
 
@@ -127,6 +130,9 @@ def hidden_markov(
         units: number of hidden states.
         cardinality: states of every observed variable.
         homogeneous: share transition and emission tables among all steps.
+
+    Returns:
+        The circuit's structure; `init` makes parameters.
     """
     if length < 1:
         raise ValueError(f"length is {length}; a chain has at least 1 step.")
@@ -152,6 +158,9 @@ def factorised_mixture(cardinalities: Sequence[int], units: int) -> TensorCircui
     Args:
         cardinalities: states of each variable.
         units: number of components of the mixture.
+
+    Returns:
+        The circuit's structure; `init` makes parameters.
     """
     variables = range(len(cardinalities))
     return TensorCircuit(cardinalities, units, variables, (), [tuple(variables)])

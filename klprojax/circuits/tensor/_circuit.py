@@ -188,6 +188,9 @@ class TensorCircuit(eqx.Module):
     def check(self, parameters: TensorParameters) -> None:
         """Check that the numbers fit.
 
+        Args:
+            parameters: the numbers.
+
         Raises:
             ValueError: a wrong shape, or mixed dtypes.
         """
@@ -522,6 +525,9 @@ class TensorCircuit(eqx.Module):
 
         Its ``log_weights`` are those of the sum nodes in order, unit by unit, then the root's;
         zero weights are left out.
+
+        Args:
+            parameters: the numbers.
         """
         self.check(parameters)
         return explicit(self.structure, parameters)

@@ -143,6 +143,9 @@ def rat_spn(
         repetitions: number of random trees.
         seed: of the random splits.
 
+    Returns:
+        The circuit's structure; `init` makes parameters.
+
     Raises:
         ValueError: a negative depth or no repetition.
 
@@ -202,6 +205,9 @@ def quad_tree(height: int, width: int, units: int = 32, *, cardinality: int = 2)
         units: length K of every vector.
         cardinality: states of every pixel.
 
+    Returns:
+        The circuit's structure; `init` makes parameters.
+
     Raises:
         ValueError: an image without pixels.
 
@@ -244,6 +250,9 @@ def poon_domingos(
         delta: distance of the lines; of several, a rectangle is split by the first that crosses
             it, so list the coarsest first.
         cardinality: states of every pixel.
+
+    Returns:
+        The circuit's structure; `init` makes parameters.
 
     Raises:
         ValueError: an image without pixels, a distance below 1, or too many partitions.

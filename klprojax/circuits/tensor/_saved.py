@@ -48,6 +48,13 @@ def save_tensor_circuit(
 def load_tensor_circuit(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> TensorModel:
     """Read a tensor circuit written by `save_tensor_circuit`; it is validated like any other.
 
+    Args:
+        path: of the file.
+        max_bytes: the most bytes that its arrays may take.
+
+    Returns:
+        Structure and parameters.
+
     Raises:
         ModelFileError: damaged, too large, of another format, or no valid circuit.
     """

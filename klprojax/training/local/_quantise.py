@@ -51,5 +51,5 @@ batching.primitive_batchers[quantise_primitive] = lambda args, dims, **params: (
 )
 ad.primitive_jvps[quantise_primitive] = lambda primals, tangents, **params: (
     quantise_primitive.bind(*primals, **params),
-    ad.Zero.from_primal_value(primals[0]),
+    jnp.zeros_like(primals[0]),
 )

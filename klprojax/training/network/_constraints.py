@@ -69,7 +69,7 @@ class AbstractConstraint(abc.ABC):
             target: target of the output, `[batch, ...]`.
             precisions: precision of each input's copies, scalars.
             output_precision: precision of the target, a scalar or an array that broadcasts to it.
-            weights: weight of every sample in the slopes of shared inputs.
+            weights: 1 for a sample, 0 for padding.
             wanted: which slopes are needed.
         """
 
@@ -134,21 +134,21 @@ class Bilinear(AbstractConstraint):
         a, w = inputs
         omega_a, omega_w = (jnp.asarray(p, a.dtype) for p in precisions)
         t, output, scale = self.multiplier(inputs, target, precisions, output_precision)
-        c = 1 / (1 - t * t)
-        stretch, lean = c * t * t, c * t  # c - 1 = c t², without cancellation
+        # Padding pulls at nothing: one array then serves the samples' slopes and the weights'.
+        row = weights.reshape((-1,) + (1,) * (t.ndim - 1)) > 0
+        at = jnp.where(row, t, 0)
+        c = 1 / (1 - at * at)
+        stretch, lean = c * at * at, c * at  # c - 1 = c t², without cancellation
         slopes: list[Array | None] = [None, None]
         if wanted[0]:
             own = omega_a * (a * self.spread_a(stretch, a.shape))
             slopes[0] = own + scale * self.pull_a(w, lean)
         if wanted[1]:
-            if self.shared_weight:
-                row = weights.reshape((-1,) + (1,) * (t.ndim - 1))
-                stretch, lean = stretch * row, lean * row
             own = omega_w * (w * self.spread_w(stretch, w.shape))
             slopes[1] = own + scale * self.pull_w(a, lean)
         rho = _over_batch(output_precision, t)
-        residual = jnp.max(jnp.abs(target - t * scale / rho - output))
-        return Projected(tuple(slopes), output, residual)
+        lack = jnp.where(row, jnp.abs(target - t * scale / rho - output), 0)
+        return Projected(tuple(slopes), output, jnp.max(lack))
 
 
 class Dense(Bilinear):
@@ -405,6 +405,8 @@ class Carrier:
             sample that it reads besides (indices, masks) come after them.
         shared: for each of the first arguments whether the samples share it.
         shapes: their shapes for one sample.
+        squared: the map with its coefficients squared, which precisions pass through; None if they
+            are all 0 or 1.
     """
 
     carries = True
@@ -414,28 +416,36 @@ class Carrier:
         function: Callable[..., Array],
         shared: tuple[bool, ...],
         shapes: tuple[tuple[int, ...], ...],
+        squared: Callable[..., Array] | None = None,
     ):
         self.function, self.shared, self.shapes = function, shared, shapes
+        self.squared = squared or function
 
     def apply(self, *inputs: Array) -> Array:
         """The map, sample by sample unless everything is shared."""
         extra = len(inputs) - len(self.shared)
         if all(self.shared) and not extra:
             return self.function(*inputs)
-        return self._batched(extra)(*inputs)
+        return self._batched(self.function, extra)(*inputs)
 
     def transpose(
-        self, slope: Array, data: tuple[Array, ...], weights: Float[Array, " batch"]
+        self,
+        slope: Array,
+        data: tuple[Array, ...],
+        weights: Float[Array, " batch"],
+        squared: bool = False,
     ) -> tuple[Array, ...]:
         """Slopes of the linear inputs; a shared one of a batched output sums over the samples."""
+        function = self.squared if squared else self.function
         if all(self.shared) and not data:
             like = [jax.ShapeDtypeStruct(shape, slope.dtype) for shape in self.shapes]
-            return jax.linear_transpose(self.function, *like)(slope)
+            return jax.linear_transpose(function, *like)(slope)
         like = [
             jax.ShapeDtypeStruct(shape if flag else (len(slope), *shape), slope.dtype)
             for shape, flag in zip(self.shapes, self.shared, strict=True)
         ]
-        back = jax.linear_transpose(lambda *x: self._batched(len(data))(*x, *data), *like)
+        batched = self._batched(function, len(data))
+        back = jax.linear_transpose(lambda *x: batched(*x, *data), *like)
         if not any(self.shared):
             return back(slope)
         # The sum over samples of a shared input counts each sample by its weight.
@@ -446,9 +456,9 @@ class Carrier:
         pairs = zip(weighted, plain, self.shared, strict=True)
         return tuple(w if flag else p for w, p, flag in pairs)
 
-    def _batched(self, extra: int) -> Callable[..., Array]:
+    def _batched(self, function: Callable[..., Array], extra: int) -> Callable[..., Array]:
         axes = tuple(None if flag else 0 for flag in self.shared) + (0,) * extra
-        return jax.vmap(self.function, axes)
+        return jax.vmap(function, axes)
 
 
 class Spread(Carrier):
@@ -461,7 +471,7 @@ class Spread(Carrier):
         """The value with a batch axis of length 1, to broadcast."""
         return inputs[0][None]
 
-    def transpose(self, slope, data, weights):
+    def transpose(self, slope, data, weights, squared=False):
         """Weighted sum over the samples."""
         row = weights.reshape((-1,) + (1,) * (slope.ndim - 1))
         return (jnp.sum(slope * row, axis=0),)

@@ -79,7 +79,7 @@ class LiftedNetwork:
         graph: the traced network.
         x: batch of the model's argument.
         y: targets.
-        weights: weight of every sample.
+        weights: 1 for a sample, 0 for padding.
         factor: output factor.
         precisions: of the copies.
         consensus: what a constraint is told about its output. `"average"`: the mean of the copies,
@@ -173,14 +173,11 @@ class LiftedNetwork:
         base = state.bases[node.output]
         pull = self.pull(state, node.output)
         inputs = tuple(self.base(state.bases, i) for i in node.inputs)
-        own = jnp.asarray(self.precisions.node, base.dtype)
-        if self.consensus == "slope":
-            shift, precision = own, own
-        else:
-            total = self.totals[node.output]
-            shift = total
-            precision = own * total if self.consensus == "product" else own
-        target = base if pull is None else base + pull / shift
+        precision = self.output_precision(node)
+        target = base
+        if pull is not None:
+            shift = precision if self.consensus == "slope" else self.totals[node.output]
+            target = base + _mean(pull, shift)
         wanted = tuple((node.index, k) in state.slopes for k in range(len(node.inputs)))
         projected = node.rule.project(
             inputs, target, self.precision_of(node), precision, self.weights, wanted
@@ -199,14 +196,17 @@ class LiftedNetwork:
         pull = self.pull(state, index)
         if pull is None:
             return jnp.zeros_like(state.bases[index])
-        total = jnp.broadcast_to(self.totals[index], pull.shape)
-        # A row of an embedding that no sample reads has no copies and stays.
-        return jnp.where(total > 0, pull / jnp.where(total > 0, total, 1), 0)
+        return _mean(pull, self.totals[index])
 
     def visit_parameter(self, state: State, index: int, relaxation: Any = 1.0) -> State:
         """Move a parameter towards the consensus of its copies."""
         moved = jnp.asarray(relaxation, state.bases[index].dtype) * self.displacement(state, index)
         return state._replace(bases={**state.bases, index: state.bases[index] + moved})
+
+    def without_padding(self, value: Array) -> Array:
+        """The value with zeros in the rows of weight 0."""
+        row = self.weights.reshape((-1,) + (1,) * (value.ndim - 1)) > 0
+        return jnp.where(row, value, 0)
 
     def sensitivity_norms(self, state: State) -> Float[Array, " maps"]:
         """Norm, over the weighted batch, of the slopes at the output of every linear map."""
@@ -221,6 +221,14 @@ class LiftedNetwork:
         return jnp.stack(norms) if norms else jnp.zeros(0, self.weights.dtype)
 
     # Precisions.
+
+    def output_precision(self, node: Node) -> Array:
+        """Precision of a constraint's target."""
+        own = jnp.asarray(self.precisions.node, self.weights.dtype)
+        if self.consensus != "product":
+            return own
+        total = self.totals[node.output]
+        return own * jnp.where(total > 0, total, jnp.ones_like(total))
 
     def precision_of(self, node: Node) -> tuple[Any, ...]:
         """Precision of the copies of each input of a constraint."""
@@ -265,10 +273,10 @@ class LiftedNetwork:
                 above = totals[node.output]
                 data = tuple(self.given[i] for i in node.inputs[len(node.rule.shared) :])
                 weights = count[None]
-                if data:
+                if data or not (values[node.output].shared or len(above) == 1):
                     above = jnp.broadcast_to(above, (len(self.weights), *above.shape[1:]))
                     weights = self.weights
-                parts = node.rule.transpose(above, data, weights)
+                parts = node.rule.transpose(above, data, weights, squared=True)
                 for index, part in zip(node.inputs, parts, strict=False):
                     add(index, part)
                 continue
@@ -278,6 +286,12 @@ class LiftedNetwork:
                 amount = copies.astype(dtype) * jnp.asarray(precision, dtype)
                 add(index, amount * count if values[index].shared else amount[None])
         return totals
+
+
+def _mean(pull: Array, total: Array) -> Array:
+    """`pull / total`; 0 where nothing reads the value, such as a row of an embedding."""
+    read = total > 0
+    return jnp.where(read, pull / jnp.where(read, total, jnp.ones_like(total)), 0)
 
 
 def _pick(value: Any, order: int, count: int, name: str) -> Any:

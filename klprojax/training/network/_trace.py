@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
@@ -106,6 +107,7 @@ class _Operation(NamedTuple):
     equation: Any
     inputs: tuple[Any, ...]
     outputs: tuple[int, ...]
+    calls: tuple[Any, ...]  # equations of the calls around it, the innermost first
 
 
 class _Program:
@@ -120,7 +122,8 @@ class _Program:
         jaxpr = closed.jaxpr
         self.inputs = [self._new() for _ in jaxpr.invars]
         self.live.update(self.inputs[:parameters])
-        self.outputs = self._run(jaxpr, closed.consts, self.inputs)
+        self.outputs = self._run(jaxpr, closed.consts, self.inputs, ())
+        self._drop_unread()
         self.uses = Counter(
             key for op in self.operations for key in op.inputs if isinstance(key, int)
         )
@@ -130,7 +133,16 @@ class _Program:
         self.count += 1
         return self.count
 
-    def _run(self, jaxpr: Any, consts: Any, arguments: Any) -> list[Any]:
+    def _drop_unread(self) -> None:
+        """Leave out the operations that the output does not depend on."""
+        read, kept = set(self.outputs), []
+        for operation in reversed(self.operations):
+            if not read.isdisjoint(operation.outputs):
+                read.update(operation.inputs)
+                kept.append(operation)
+        self.operations = kept[::-1]
+
+    def _run(self, jaxpr: Any, consts: Any, arguments: Any, calls: Any) -> list[Any]:
         env = dict(zip(jaxpr.invars, arguments, strict=True))
         for var, array in zip(jaxpr.constvars, consts, strict=True):
             env[var] = self._new()
@@ -149,17 +161,19 @@ class _Program:
             inner = _opened(eqn)
             whole = len(live) == 1 and len(eqn.outvars) == 1 and _is_elementwise(eqn)
             if inner is not None and not whole:
-                outputs = self._run(*inner, inputs)
+                outputs = self._run(*inner, inputs, (eqn, *calls))
             else:
                 outputs = [self._new() for _ in eqn.outvars]
                 if live:
                     self.live.update(outputs)
-                self.operations.append(_Operation(eqn, inputs, tuple(outputs)))
+                self.operations.append(_Operation(eqn, inputs, tuple(outputs), calls))
             env.update(zip(eqn.outvars, outputs, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
 
 class _Builder:
+    calls: tuple[Any, ...] = ()  # around the operation that is being read
+
     def __init__(self, closed: Any, paths: list[str]):
         self.values: list[Value] = []
         self.nodes: list[Node] = []
@@ -257,7 +271,7 @@ class _Builder:
         return key if isinstance(key, _Constant) else self.env[key]
 
     def _operation(self, operation: _Operation) -> None:
-        eqn, keys, outputs = operation
+        eqn, keys, outputs, self.calls = operation
         refs = [self._read(key) for key in keys]
         if all(isinstance(ref, _Constant) for ref in refs):
             made: list[Any] = [_Constant(a) for a in _bind(eqn, [ref.array for ref in refs])]
@@ -265,6 +279,8 @@ class _Builder:
             self.data_operations.append(operation)
             shapes = [var.aval.shape for var in eqn.outvars]
             made = [_Given(key, shape) for key, shape in zip(outputs, shapes, strict=True)]
+        elif eqn.primitive.name == "split":
+            made = [self._carry(eqn, keys, part) for part in range(len(outputs))]
         else:
             made = [self._constraint(eqn, keys, refs)]
         self.env.update(zip(outputs, made, strict=True))
@@ -346,17 +362,24 @@ class _Builder:
 
     def _add(self, eqn: Any, keys: Any, subtract: bool) -> _Sum:
         terms: list[int] = []
+        shape = eqn.outvars[0].aval.shape
         for position, key in enumerate(keys):
             negative = subtract and position == 1
             ref = self._read(key)
-            if isinstance(ref, _Sum) and self.program.uses[key] == 1 and not negative:
+            alone = isinstance(ref, _Sum) and self.program.uses[key] == 1
+            if alone and not negative and self.values[ref.terms[0]].shape == shape:
                 terms.extend(ref.terms)
                 continue
             index = self._claim(key)
+            value = self.values[index]
             if negative:
-                value = self.values[index]
-                rule = Carrier(jnp.negative, (value.shared,), (value.shape,))
+                rule = Carrier(jnp.negative, (value.shared,), (value.shape,), _same)
                 index = self._node(rule, (index,), value.shape, "neg")
+            if value.shape != shape:  # axes of length 1 broadcast
+                rule = Carrier(
+                    lambda x: jnp.broadcast_to(x, shape), (value.shared,), (value.shape,)
+                )
+                index = self._node(rule, (index,), shape, "broadcast")
             terms.append(index)
         if all(self.values[index].shared for index in terms):
             raise self._error(eqn, "adds parameters alone; let the model store their sum")
@@ -370,7 +393,9 @@ class _Builder:
         if name == "mul" and any(fixed):
             # A mask or a scale given with the data.
             k = fixed.index(False)
-            rule = Carrier(jnp.multiply, (values[k].shared,), (values[k].shape,))
+            rule = Carrier(
+                jnp.multiply, (values[k].shared,), (values[k].shape,), lambda x, m: x * (m * m)
+            )
             return self._node(rule, (indices[k], indices[1 - k]), shape, name)
         if values[0].shared and values[1].shared:
             raise self._error(eqn, "multiplies parameters alone; let the model store their product")
@@ -390,7 +415,7 @@ class _Builder:
         rule = Mapped(ordered, a.shape, b.shape, b.shared)
         return self._node(rule, (ia, ib), shape, name)
 
-    def _carry(self, eqn: Any, keys: Any) -> int:
+    def _carry(self, eqn: Any, keys: Any, part: int = 0) -> int:
         refs = [self._read(key) for key in keys]
         if eqn.primitive.name in ("concatenate", "pad"):
             linear, data = list(range(len(keys))), []
@@ -407,16 +432,23 @@ class _Builder:
 
         def function(*arguments: Any) -> Any:
             full = {**constant, **dict(zip(linear + data, arguments, strict=True))}
-            return _bind(eqn, [full[k] for k in range(len(keys))])[0]
+            return _bind(eqn, [full[k] for k in range(len(keys))])[part]
 
         values = [self.values[i] for i in indices[: len(linear)]]
-        rule = Carrier(function, tuple(v.shared for v in values), tuple(v.shape for v in values))
-        return self._node(rule, indices, eqn.outvars[0].aval.shape, eqn.primitive.name)
+        squared = _same if eqn.primitive.name == "neg" else None
+        shared, shapes = tuple(v.shared for v in values), tuple(v.shape for v in values)
+        rule = Carrier(function, shared, shapes, squared)
+        return self._node(rule, indices, eqn.outvars[part].aval.shape, eqn.primitive.name)
 
     def _error(self, eqn: Any, reason: str) -> LiftError:
         place = f"operation {len(self.nodes)} ({eqn.primitive.name})"
-        line = _user_line(eqn)
+        lines = map(_user_line, (eqn, *self.calls))
+        line = next(filter(None, lines), "")
         return LiftError(reason, f"{place} at {line}" if line else place)
+
+
+def _same(x: Any) -> Any:
+    return x
 
 
 def _is_variable(atom: Any) -> bool:
@@ -494,7 +526,7 @@ def _kind(eqn: Any, refs: list[Any]) -> tuple[str, Any]:
 
 
 def _is_zero(array: Any) -> bool:
-    return not isinstance(array, jax.core.Tracer) and float(array) == 0.0
+    return not isinstance(array, Tracer) and float(array) == 0.0
 
 
 def _user_line(eqn: Any) -> str:

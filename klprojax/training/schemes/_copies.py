@@ -188,20 +188,21 @@ class ExplicitCopies(NamedTuple):
         a = scale * self.a + other_scale * other.a
         return self._replace(a=a, w=scale * self.w + other_scale * other.w)
 
-    def project(self, target: Array, output_precision: Any) -> tuple[Any, Array, Array]:
-        """Project every unit of every sample; also its output and what it lacks."""
+    def project(self, target: Array, output_precision: Any, read: Array) -> Any:
+        """Project every unit of every sample that is read; also its output and what it lacks."""
         omega_a, omega_w = self.precisions
         scale = jnp.sqrt(omega_a * omega_w)
         product = scale * jnp.sum(self.a * self.w, axis=-1)
         squares = jnp.sum(omega_a * jnp.square(self.a) + omega_w * jnp.square(self.w), axis=-1)
         ratio = jnp.asarray(output_precision, target.dtype) / scale**2
+        target = jnp.where(read, target, product / scale)
         t = bilinear_multiplier(product, squares, scale * target - product, ratio)
         c = 1 / (1 - t * t)
         ct = (c * t)[..., None]
         a = c[..., None] * self.a + ct * (jnp.sqrt(omega_w / omega_a) * self.w)
         w = c[..., None] * self.w + ct * (jnp.sqrt(omega_a / omega_w) * self.a)
         output = jnp.sum(a * w, axis=-1)
-        lack = jnp.max(jnp.abs(target - t / (ratio * scale) - output))
+        lack = _largest(target - t / (ratio * scale) - output, self.weights)
         return self._replace(a=a, w=w), output, lack
 
     def sums(self) -> tuple[Array, Array]:
@@ -242,18 +243,21 @@ class Copies:
 
         return Copies(self.ledger, mix(left.plus, right.plus), mix(left.minus, right.minus))
 
-    def project(self, target: Array, output_precision: Any) -> tuple["Copies", Array, Array]:
-        """Project every unit of every sample; also its output and what it lacks."""
+    def project(
+        self, target: Array, output_precision: Any, read: Array
+    ) -> tuple["Copies", Array, Array]:
+        """Project every unit of every sample that is read; also its output and what it lacks."""
         here = self.padded()
         ledger = here.ledger
         scale = ledger.scales[0] * ledger.scales[1]
         a_plus, a_minus = ledger.norm(here.plus, 1) / 4, ledger.norm(here.minus, -1) / 4
         ratio = jnp.asarray(output_precision, target.dtype) / scale**2
         product = a_plus - a_minus
+        target = jnp.where(read, target, product / scale)
         t = bilinear_multiplier(product, 2 * (a_plus + a_minus), scale * target - product, ratio)
         up, down = 1 / (1 - t), 1 / (1 + t)
         output = (up**2 * a_plus - down**2 * a_minus) / scale
-        lack = jnp.max(jnp.abs(target - t / (ratio * scale) - output))
+        lack = _largest(target - t / (ratio * scale) - output, ledger.weights)
         moved = Copies(ledger, [up * c for c in here.plus], [down * c for c in here.minus])
         return moved, output, lack
 
@@ -264,3 +268,9 @@ class Copies:
             here.ledger.sum_a(here.plus, here.minus),
             here.ledger.sum_w(here.plus, here.minus),
         )
+
+
+def _largest(value: Array, weights: Array) -> Array:
+    """Largest absolute value in the rows of weight above 0."""
+    row = weights.reshape((-1,) + (1,) * (value.ndim - 1)) > 0
+    return jnp.max(jnp.where(row, jnp.abs(value), 0))

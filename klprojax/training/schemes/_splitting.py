@@ -56,7 +56,7 @@ def combine(*terms: tuple[Any, Point]) -> Point:
         for factor, point in rest:
             total = total.combine(1, point.copies[node], factor)
         copies[node] = total
-    plain = {
+    plain: dict[Any, Any] = {
         key: sum((f * p.plain[key] for f, p in rest), scale * value)
         for key, value in first.plain.items()
     }
@@ -128,11 +128,10 @@ class Work:
         new = Point({}, {})
         for kind, index in self._holders(half):
             if kind == "parameter":
-                total = network.totals[index]
                 pull = network.pull(silent, index)
                 value = point.plain["parameter", index]
                 if pull is not None:
-                    total = jnp.broadcast_to(total, pull.shape)
+                    total = jnp.broadcast_to(network.totals[index], pull.shape)
                     mean = pull / jnp.where(total > 0, total, 1)
                     value = jnp.where(total > 0, mean, value)
                 bases[index] = new.plain["parameter", index] = value
@@ -174,7 +173,7 @@ class Work:
             copies: dict[int, Any] = {}
             for node, parts in held.items():
                 if node in self.explicit:
-                    copies[node] = ExplicitCopies(*parts, *self._explicit_options(node))
+                    copies[node] = ExplicitCopies(parts[0], parts[1], *self._explicit_options(node))
                 else:
                     copies[node] = Copies(self.ledgers[node], *parts)
             points.append(Point(copies, dict(plain)))
@@ -192,17 +191,18 @@ class Work:
 
     def _project_node(self, point: Point, new: Point, silent: Any, bases: Any, index: int) -> None:
         network, node = self.network, self.graph.nodes[index]
-        pull = network.pull(silent, node.output)
+        pull: Any = network.pull(silent, node.output)
         total = network.totals[node.output]
-        own = jnp.asarray(network.precisions.node, network.weights.dtype)
-        precision = own * total if network.consensus == "product" else own
-        target = pull / total
+        precision = network.output_precision(node)
+        read = total > 0
+        target = pull / jnp.where(read, total, jnp.ones_like(total))
         if index in point.copies:
-            moved, output, lack = point.copies[index].project(target, precision)
+            moved, output, lack = point.copies[index].project(target, precision, read)
             new.copies[index] = moved
         else:
             inputs = tuple(point.plain["node", index, k] for k in range(len(node.inputs)))
             precisions = network.precision_of(node)
+            target = jnp.where(read, target, node.rule.apply(*inputs))
             wanted = (True,) * len(inputs)
             found = node.rule.project(
                 inputs, target, precisions, precision, network.weights, wanted
@@ -257,7 +257,12 @@ class AbstractSplitting(AbstractScheme):
 
     @abc.abstractmethod
     def step(self, work: Work, points: list[Point]) -> tuple[tuple[Point, ...], Point]:
-        """One iteration: the new points, and the projected point whose parameters are meant."""
+        """One iteration: the new points, and the projected point whose parameters are meant.
+
+        Args:
+            work: the two projections of this iteration.
+            points: the state's points.
+        """
 
     def start(self, network: LiftedNetwork, parameters: Any) -> CopiesState:
         """Every copy at the forward pass."""
@@ -280,9 +285,15 @@ class AbstractSplitting(AbstractScheme):
 
     def certificate(self, network: LiftedNetwork, old: CopiesState, new: CopiesState) -> Any:
         """Largest relative change of a parameter or of a plain copy."""
-        before = [old.parameters, [plain for _, plain in old.points]]
-        after = [new.parameters, [plain for _, plain in new.points]]
-        return relative_change(before, after)
+
+        def kept(state: CopiesState) -> list[Array]:
+            values = list(state.parameters)
+            for _, plain in state.points:
+                for (kind, *_), value in plain.items():
+                    values.append(value if kind == "parameter" else network.without_padding(value))
+            return values
+
+        return relative_change(kept(old), kept(new))
 
     def residual(self, state: CopiesState) -> Float[Array, ""]:
         """Of the projections of the last iteration."""

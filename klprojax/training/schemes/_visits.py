@@ -24,7 +24,14 @@ class _Visits(AbstractScheme):
 
     def certificate(self, network: LiftedNetwork, old: State, new: State) -> Float[Array, ""]:
         """Largest change of a base, relative to the largest base."""
-        return relative_change(old.bases, new.bases)
+
+        def kept(bases: dict[int, Array]) -> list[Array]:
+            return [
+                value if network.graph.values[index].shared else network.without_padding(value)
+                for index, value in bases.items()
+            ]
+
+        return relative_change(kept(old.bases), kept(new.bases))
 
     def residual(self, state: State) -> Float[Array, ""]:
         """Of the visits of the last iteration."""

@@ -1,0 +1,54 @@
+"""Rows of weight 0 are left out, whatever they hold, by every scheme and consensus."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from klprojax.training import (
+    AlternatingProjections,
+    CrossEntropy,
+    CyclicProjections,
+    DouglasRachford,
+    Precisions,
+    ProjectionStep,
+)
+
+from .._networks import build, labels, quick_jit
+
+WEIGHTS = jnp.asarray([1.0, 1.0, 0.0, 1.0])
+# Each a model, a consensus and the schemes compiled together for it.
+SETTINGS = [
+    ("mlp", "slope", [CyclicProjections(), AlternatingProjections()]),
+    ("mlp", "average", [CyclicProjections(), DouglasRachford(explicit_units=0)]),
+    ("mlp", "product", [AlternatingProjections(), DouglasRachford(explicit_units=8)]),
+    ("recurrent", "slope", [CyclicProjections()]),
+    ("convolution, reshape", "product", [CyclicProjections(), DouglasRachford(history=2)]),
+    ("embedding", "average", [CyclicProjections(), AlternatingProjections()]),
+]
+
+
+@pytest.mark.parametrize(("name", "consensus", "schemes"), SETTINGS)
+def test_rows_of_weight_0_are_left_out_exactly(name, consensus, schemes):
+    model, x = build(name)
+    y = labels()
+
+    def moved(x, y, weights):
+        out = []
+        for scheme in schemes:
+            step = ProjectionStep(scheme, 2, Precisions(), consensus, relaxation=1.0, inertia=0.0)
+            out.append(step.displacement(model, x, y, weights, CrossEntropy())[:2])
+        return out
+
+    keep = np.array([0, 1, 3])
+    alone = quick_jit(moved)(x[keep], y[keep], jnp.ones(3))
+    # Whatever the padding holds: twice, with different rows.
+    compiled = quick_jit(moved)
+    for fill in (x[2], x[2] * 0 + (1 if name == "embedding" else 1e3)):
+        padded = compiled(x.at[2].set(fill), y.at[2].set(1 - y[2]), WEIGHTS)
+        for (a, loss_a), (b, loss_b) in zip(alone, padded, strict=True):
+            np.testing.assert_allclose(loss_a, loss_b, rtol=1e-14)
+            assert any(bool(jnp.any(p != 0)) for p in jax.tree.leaves(a))
+            for p, q in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+                # Sums over three rows, or over four of which one is 0.
+                np.testing.assert_allclose(p, q, rtol=1e-11, atol=1e-15)
