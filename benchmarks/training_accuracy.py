@@ -8,6 +8,7 @@ of scikit-learn's digits; ``mnist`` needs ``mnist.npz`` in ``--data-dir``.
 import argparse
 import os
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,12 @@ def accuracy(name: str, data: Any, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def depth(data: Any, seeds: int) -> list[dict[str, Any]]:
-    """Which schemes still train deep networks."""
+def depth(
+    data: Any, seeds: int, rows: list[dict[str, Any]], save: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Which schemes still train deep networks; goes on with the rows there are."""
     options = {"epochs": DEPTH_EPOCHS, "batch_size": 64}
-    rows = []
+    done = {(row["skip"], row["depth"], row["step"]) for row in rows}
     cases = [
         (skip, layers, label, step)
         for skip in (False, True)
@@ -141,7 +144,9 @@ def depth(data: Any, seeds: int) -> list[dict[str, Any]]:
         for label, step in schemes(updates_of(data, **options)).items()
     ]
     for skip, layers, label, step in shared.tracked(cases, lambda c: f"depth {c[1]} {c[2]}"):
-        row: dict[str, Any] = {"skip": skip, "depth": layers, "step": label}
+        row: dict[str, Any] = {"skip": skip, "depth": layers, "step": label, "seeds": seeds}
+        if (skip, layers, label) in done:
+            continue
         try:
             runs = [
                 run(data, (WIDTH,) * layers, step, seed, skip=skip, **options)
@@ -152,6 +157,7 @@ def depth(data: Any, seeds: int) -> list[dict[str, Any]]:
         except ValueError as error:  # skips may leave no two halves
             row |= {"accuracy": None, "detail": str(error)}
         rows.append(row)
+        save()
         jax.clear_caches()
     return rows
 
@@ -274,16 +280,20 @@ def main(argv: list[str] | None = None) -> int:
 
         known = json.loads(options.json.read_text())
         report |= {name: known[name] for name in CASES if name in known}
-    wanted = [name for name in options.only or CASES if name not in report]
+    wanted = [n for n in options.only or CASES if n == "depth" or n not in report]
+
+    def save() -> None:
+        if options.json is not None:
+            shared.write_json(options.json, report)
+
     for name in wanted:
         digits = name in ("digits", "depth")
         data = load_dataset("digits" if digits else shared.data_dir(options) / "mnist.npz")
         if name == "depth":
-            report[name] = depth(data, min(options.seeds, 2))
+            depth(data, min(options.seeds, 2), report.setdefault(name, []), save)
         else:
             report[name] = accuracy(name, data, 1 if name == "deep" else options.seeds)
-        if options.json is not None:
-            shared.write_json(options.json, report)
+        save()
     text = markdown(report)
     Console().print(text, markup=False, soft_wrap=True)
     if options.markdown is not None:
