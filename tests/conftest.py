@@ -7,11 +7,16 @@ import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Tests compile far more than they compute. On a CPU, XLA's older code generator compiles them twice
-# as fast; set XLA_FLAGS, also to nothing, to test with the flags of your choice. Other releases may
-# not know this flag, and XLA ends the process on one it does not know.
+# Tests compile far more than they compute. On a CPU, XLA's older code generator without LLVM's
+# optimisations compiles them three times as fast; set XLA_FLAGS, also to nothing, to test with the
+# flags of your choice. Other releases may not know these flags, and XLA ends the process on one it
+# does not know.
 if jax.__version_info__[:2] == (0, 10):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 "
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
