@@ -34,6 +34,21 @@ class AbstractOutputFactor(eqx.Module):
             precision: ω > 0, a scalar.
         """
 
+    def slope(
+        self, outputs: Float[Array, "batch ..."], targets: Any, precision: Any
+    ) -> Float[Array, "batch ..."]:
+        """Message of the factor, `precision (x* - outputs)` with x* the proximal point.
+
+        Subclasses may return the same as `-∇C(x*)`, which loses no digits at large precision.
+
+        Args:
+            outputs: where the rows are.
+            targets: as in a call.
+            precision: ω > 0, a scalar.
+        """
+        moved = self.proximal(outputs, targets, precision) - outputs
+        return jnp.asarray(precision, outputs.dtype) * moved
+
 
 class CrossEntropy(AbstractOutputFactor):
     """`C(x, y) = logsumexp(x) - Σ_k y_k x_k` over the last axis, in nats.
@@ -56,6 +71,11 @@ class CrossEntropy(AbstractOutputFactor):
             outputs.reshape(-1, classes), probs.reshape(-1, classes), precision
         )
         return found.reshape(outputs.shape)
+
+    def slope(self, outputs, targets, precision):
+        """`y - softmax(x*)`."""
+        nearest = self.proximal(outputs, targets, precision)
+        return self.distributions(outputs, targets) - jax.nn.softmax(nearest, axis=-1)
 
     def distributions(self, outputs: Array, targets: Any) -> Array:
         """The targets as distributions over the classes.
@@ -87,6 +107,10 @@ class SquaredError(AbstractOutputFactor):
         """The weighted mean of outputs and targets."""
         omega = jnp.asarray(precision, outputs.dtype)
         return outputs + (self._same(outputs, targets) - outputs) / (1 + omega)
+
+    def slope(self, outputs, targets, precision):
+        """`y - x*`."""
+        return self._same(outputs, targets) - self.proximal(outputs, targets, precision)
 
     def _same(self, outputs: Array, targets: Any) -> Array:
         targets = jnp.asarray(targets)
@@ -122,6 +146,11 @@ class Margin(AbstractOutputFactor):
         """Part of the way to the set: the weighted mean with its nearest point."""
         omega = jnp.asarray(precision, outputs.dtype)
         return outputs + (self.nearest(outputs, targets) - outputs) / (1 + omega)
+
+    def slope(self, outputs, targets, precision):
+        """The way to the set, times `ω/(1 + ω)`."""
+        omega = jnp.asarray(precision, outputs.dtype)
+        return omega / (1 + omega) * (self.nearest(outputs, targets) - outputs)
 
     def nearest(self, outputs: Float[Array, "batch classes"], targets: Any) -> Array:
         """The nearest point of the set.

@@ -314,9 +314,10 @@ class SumActivation(AbstractConstraint):
         """Project the sum and share its displacement."""
         total = sum(inputs[1:], inputs[0])
         omega = 1 / sum(1 / jnp.asarray(p, total.dtype) for p in precisions)
-        moved = self.nearest(total, target, omega, _over_batch(output_precision, total))
-        slope = omega * (moved - total)
+        rho = _over_batch(output_precision, total)
+        moved = self.nearest(total, target, omega, rho)
         output = self._batched(moved)
+        slope = self.slope(total, target, omega, rho, moved, output)
         zero = jnp.zeros((), total.dtype)
         return Projected(tuple(slope if w else None for w in wanted), output, zero)
 
@@ -331,6 +332,24 @@ class SumActivation(AbstractConstraint):
         if self.kind == "quantise":
             return project_quantise(s, z, omega_s, omega_z, **self.options)
         return project_elementwise(self._batched, s, z, omega_s, omega_z)
+
+    def slope(self, s: Any, z: Any, omega: Any, rho: Any, moved: Any, output: Any) -> Array:
+        """`ω (s* - s)`, which at a stationary point is `ρ σ'(s*) (z - σ(s*))` too.
+
+        A precision multiplies the rounding of its difference, so the smaller one is right.
+        """
+        slope = omega * (moved - s)
+        if self.kind == "quantise":
+            return slope
+        if self.kind == "smooth":
+            one = jnp.ones_like(moved)
+            rise = jax.jvp(self._batched, (moved,), (one,))[1]
+            smooth = jnp.ones_like(moved, bool)
+        else:
+            # Where a piece ends the point is not stationary.
+            rise = jnp.sign(moved) if self.kind == "abs" else jnp.ones_like(moved)
+            smooth = {"identity": moved == moved, "relu": moved > 0, "abs": moved != 0}[self.kind]
+        return jnp.where(smooth & (rho < omega), rho * rise * (z - output), slope)
 
     def _batched(self, total: Array) -> Array:
         return total if self.kind == "identity" else jax.vmap(self.function)(total)

@@ -164,9 +164,7 @@ class LiftedNetwork:
         """Project the output factor's copies: its proximal step."""
         omega = self.precisions.output
         base = self.base(state.bases, self.graph.output)
-        nearest = self.factor.proximal(base, self.y, omega)
-        slope = jnp.asarray(omega, base.dtype) * (nearest - base)
-        return state._replace(output_slope=slope)
+        return state._replace(output_slope=self.factor.slope(base, self.y, omega))
 
     def visit(self, state: State, node: Node) -> State:
         """Project a constraint's copies onto its graph and pass its messages on."""
