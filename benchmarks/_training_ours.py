@@ -87,6 +87,8 @@ class Ours(Tasks):
             iterations=iterations,
             precisions=Precisions(output=0.2),
             consensus="average",
+            relaxation=1.0,
+            inertia=0.0,
         )
         return self._compile(path, arrays, step, 1, run)
 
