@@ -200,6 +200,8 @@ def markdown(report: dict[str, Any]) -> str:
         "epoch; seconds are wall time in updates, without compiling and evaluating.\n\n"
     )
     text += f"**Missed:** {'; '.join(missed)}.\n\n" if missed else "All targets met.\n\n"
+    if report.get("note"):
+        text += f"{report['note']}\n\n"
     rows = [row for name in ("digits", "mnist", "deep") for row in report.get(name, [])]
     if rows:
         body = [
@@ -279,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
         import json
 
         known = json.loads(options.json.read_text())
-        report |= {name: known[name] for name in CASES if name in known}
+        report |= {name: known[name] for name in (*CASES, "note") if name in known}
     wanted = [n for n in options.only or CASES if n == "depth" or n not in report]
 
     def save() -> None:

@@ -224,3 +224,31 @@ def test_many_units_at_once_are_the_same_as_one_by_one():
         # Each takes as many steps as the slowest: roots within rounding, times 1/(1 - |t|).
         np.testing.assert_allclose(many.a[k], one.a, rtol=1e-11)
         np.testing.assert_allclose(many.multiplier[k], one.multiplier, rtol=1e-13)
+
+
+def test_the_differential_at_the_forward_point_is_the_layer_rule():
+    # Corollary 3.4: pull the output by s, a displacement s/ρ of its target; the slope ω da of the
+    # projected inputs tends to s w and that of the weights to s a as ρ/ω tends to 0.
+    rng = np.random.default_rng(5)
+    a, w = jnp.asarray(rng.normal(size=4)), jnp.asarray(rng.normal(size=4))
+    s, ratios = 0.7, (1e-2, 1e-3, 1e-4)
+    errors = []
+    for ratio in ratios:
+        stiff = 1 / ratio
+
+        def project(z, stiff=stiff):
+            point = project_bilinear(
+                a, w, z, input_precision=stiff, weight_precision=stiff, output_precision=1.0
+            )
+            return point.a, point.w
+
+        (here_a, here_w), (da, dw) = jax.jvp(project, (a @ w,), (jnp.asarray(s),))
+        # At the forward point nothing moves.
+        np.testing.assert_allclose(here_a, a, atol=1e-14)  # rounding of float64
+        np.testing.assert_allclose(here_w, w, atol=1e-14)
+        gap = jnp.concatenate([stiff * da - s * w, stiff * dw - s * a])
+        errors.append(float(jnp.abs(gap).max()))
+    order = np.polyfit(np.log(ratios), np.log(errors), 1)[0]
+    # First order in the ratio; the next order bends the fit by less than a tenth.
+    assert 0.9 < order < 1.1
+    assert errors[-1] < 1e-3  # ratio times |a|² + |w|², which is below 10
