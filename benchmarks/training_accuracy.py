@@ -46,10 +46,9 @@ TARGET_POINTS, TARGET_TIME = 0.005, 2.0
 
 def steps(updates: int) -> dict[str, Any]:
     """The steps that are compared, with the settings of ``klprojax train``."""
-    relaxation = optax.cosine_decay_schedule(ProjectionStep().relaxation, updates)
     return {
         "adam": GradientStep(optax.adam(1e-3)),
-        "projection": ProjectionStep(relaxation=relaxation),
+        "projection": ProjectionStep.decaying(updates),
         "projection-adam": ProjectionDirection(optax.adam(1e-3)),
     }
 

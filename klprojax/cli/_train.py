@@ -213,9 +213,7 @@ def _make_step(name: Step, options: Options) -> Any:
         return training.ProjectionDirection(optax.adam(rate))
     if options.scheme in (None, "cyclic") and options.iterations in (None, 1):
         # One sweep a batch, over-relaxed and slowly less so: what trains best.
-        best = training.ProjectionStep()
-        schedule = optax.cosine_decay_schedule(best.relaxation, options.updates)
-        return training.ProjectionStep(relaxation=schedule)
+        return training.ProjectionStep.decaying(options.updates)
     return training.ProjectionStep(
         scheme=_make_scheme(options.scheme or "cyclic"),
         iterations=50 if options.iterations is None else options.iterations,

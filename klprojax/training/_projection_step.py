@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
@@ -54,6 +55,15 @@ class ProjectionStep(AbstractStep):
     def __check_init__(self):
         if self.iterations < 1:
             raise ValueError(f"iterations is {self.iterations}; expected at least 1.")
+
+    @classmethod
+    def decaying(cls, updates: int) -> "ProjectionStep":
+        """The default step, its relaxation falling to 0 by a cosine.
+
+        Args:
+            updates: number of updates after which it is 0.
+        """
+        return cls(relaxation=optax.cosine_decay_schedule(cls().relaxation, updates))
 
     def init(self, model: PyTree) -> PyTree:
         """No last move, no updates done."""

@@ -228,10 +228,9 @@ def training(advance: Advance) -> Section:
     data = load_dataset("digits", dtype=np.float32)
     epochs, size = 40, 64
     updates = epochs * -(-len(data.train[1]) // size)
-    relaxation = optax.cosine_decay_schedule(ProjectionStep().relaxation, updates)
     steps = {
         "adam": GradientStep(optax.adam(1e-3)),
-        "projection": ProjectionStep(relaxation=relaxation),
+        "projection": ProjectionStep.decaying(updates),
         "projection-adam": ProjectionDirection(optax.adam(1e-3)),
     }
     histories, body = {}, []

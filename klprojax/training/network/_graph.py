@@ -74,6 +74,11 @@ class NetworkGraph:
         return tuple(map(tuple, out))
 
     @cached_property
+    def producers(self) -> dict[int, Node]:
+        """For each value that an operation made, that operation."""
+        return {node.output: node for node in self.nodes}
+
+    @cached_property
     def constraints(self) -> tuple[Node, ...]:
         """The nodes that are local constraints, in topological order."""
         return tuple(node for node in self.nodes if not node.rule.carries)
@@ -120,3 +125,16 @@ class NetworkGraph:
                     elif colours[other] == colours[at]:
                         return None
         return colours
+
+    def halves(self) -> dict[tuple[str, int], int]:
+        """`colours`, where there are any.
+
+        Raises:
+            ValueError: the constraints form an odd cycle.
+        """
+        if self.colours is None:
+            raise ValueError(
+                "The network's constraints form an odd cycle, so they have no two halves; use "
+                "CyclicProjections, or put an operation on one branch of the skip."
+            )
+        return self.colours

@@ -140,7 +140,7 @@ class LiftedNetwork:
             return bases[index]
         if index in self.given:
             return self.given[index]
-        node = self._producer(index)
+        node = self.graph.producers[index]
         return node.rule.apply(*(self.base(bases, i) for i in node.inputs))
 
     def pull(self, state: State, index: int) -> Array | None:
@@ -241,14 +241,7 @@ class LiftedNetwork:
 
     def _is_bias(self, index: int) -> bool:
         produced = self.graph.values[index].kind == "result"
-        return produced and isinstance(self._producer(index).rule, Spread)
-
-    def _producer(self, index: int) -> Node:
-        return self._producers[index]
-
-    @property
-    def _producers(self) -> dict[int, Node]:
-        return {node.output: node for node in self.graph.nodes}
+        return produced and isinstance(self.graph.producers[index].rule, Spread)
 
     def _total_precisions(self) -> dict[int, Array]:
         """Summed precision of all copies of a value, `[1 or batch, ...]`, or `[...]` if shared."""

@@ -68,13 +68,7 @@ class Work:
 
     def __init__(self, network: LiftedNetwork, histories: dict[int, History], explicit_units: int):
         self.network, self.graph = network, network.graph
-        colours = network.graph.colours
-        if colours is None:
-            raise ValueError(
-                "The network's constraints form an odd cycle, so they have no two halves; use "
-                "CyclicProjections, or put an operation on one branch of the skip."
-            )
-        self.colours = colours
+        self.colours = network.graph.halves()
         self.residual = jnp.zeros((), network.weights.dtype)
         self.ledgers: dict[int, Ledger] = {}
         self.explicit: set[int] = set()

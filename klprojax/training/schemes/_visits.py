@@ -80,12 +80,7 @@ class AlternatingProjections(_Visits):
 
 def half_step(network: LiftedNetwork, state: State, colour: int) -> State:
     """Visit the constraints and parameters of one colour."""
-    colours = network.graph.colours
-    if colours is None:
-        raise ValueError(
-            "The network's constraints form an odd cycle, so they have no two halves; use "
-            "CyclicProjections, or put an operation on one branch of the skip."
-        )
+    colours = network.graph.halves()
     # All of one colour read the messages of the other: none of them reads another's.
     for node in reversed(network.graph.constraints):
         if colours["node", node.index] == colour:
