@@ -99,8 +99,7 @@ def tree_circuit(
             front, depth = below, depth + 1
         if len(seen) != len(cards):
             raise ValueError(f"Component {c} is not connected.")
-    # Lowest level first; in a level, nodes with equally many children side by side.
-    order = [sorted(level, key=lambda n: len(children[n])) for level in reversed(depth_first)]
+    order = depth_first[::-1]  # lowest level first; in a level, children of one node side by side
     inputs = [node for level in order for node in level]
     number = {node: n for n, node in enumerate(inputs)}
     identity: dict[tuple[int, int], int] = {}

@@ -1,6 +1,7 @@
 """The upward pass of a tensor circuit."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array
 from ._leaf import Evidence, leaf_tables, leaf_values
 from ._log_matmul import log_matmul
 from ._parameters import TensorParameters
-from ._plan import INPUTS, TABLES, Plan, Product, Step, make_plan
+from ._plan import INPUTS, TABLES, Edges, Product, Scan, make_plan
 from ._rows import rows_of
 from ._structure import TensorStructure
 
@@ -93,51 +94,85 @@ def evaluate(
             return leaf_values(rows_of(mixed, rows), seen)
         return rows_of(levels[source], rows)
 
-    def pooled(product: Product) -> Callable[[int, np.ndarray], Array]:
+    def reader(product: Product) -> Callable[[int, np.ndarray], Array]:
         if not product.pool:
             return values
         pool = jnp.concatenate([values(source, rows) for source, rows in product.pool])
         return lambda _, rows: rows_of(pool, rows)
 
+    def levels_of(scan: Scan) -> _Levels:
+        table_values = table_parents = None
+        if scan.tables is not None:
+            if evidence.states is None:
+                table_values = stacked(partial(rows_of, levels[TABLES]), scan.tables.rows)
+            else:
+                seen = variables[plan.table_inputs[scan.tables.rows]]
+                table_values = (
+                    stacked(partial(rows_of, mixed), scan.tables.rows),
+                    stacked(partial(rows_of, evidence.states), seen),
+                )
+            table_parents = jnp.asarray(scan.tables.parents)
+        return _Levels(
+            stacked(weights, scan.nodes),
+            stacked(lambda rows: rows_of(tables, blocks[rows]), scan.inputs),
+            Evidence(
+                *(
+                    None
+                    if part is None
+                    else stacked(partial(rows_of, part), variables[scan.inputs])
+                    for part in evidence
+                )
+            ),
+            table_values,
+            table_parents,
+            None if scan.below is None else jax.tree.map(jnp.asarray, scan.below),
+            None if noise is None else stacked(partial(rows_of, noise.inputs), scan.inputs),
+            None if noise is None else stacked(partial(rows_of, noise.nodes), scan.nodes),
+        )
+
     for step in plan.steps:
         product = plan.products[step.first]
-        read = pooled(product)
+        read = reader(product)
         if step.first in structure.mixing:
             assert parameters.log_mixing is not None  # checked by the caller
             own = rows_of(parameters.log_mixing, weights_of[product.nodes])
             levels[step.last] = _mix(product, read, own, total, own_noise(product.nodes))
             continue
         carry = total(weights(product.nodes), _product(product, read), own_noise(product.nodes))
-        if step.last > step.first:
-            carry = _scan(
-                structure, plan, step, carry, tables, parameters.log_weights, evidence, total, noise
-            )
+        if step.scan is not None:
+            carry = _scan(carry, levels_of(step.scan), total)
+            carry = carry[: len(plan.products[step.last].nodes)]
         levels[step.last] = carry
-    top = _product(plan.root, pooled(plan.root))
+    top = _product(plan.root, reader(plan.root))
     top = top.reshape(1, -1, top.shape[2])
     log_root = rows_of(parameters.log_root, plan.root.nodes).reshape(1, 1, -1)
     return total(log_root, top, None if noise is None else noise.root)[0, 0]
 
 
 def _product(product: Product, values: Callable[[int, np.ndarray], Array]) -> Array:
-    groups = []
-    for group in product.groups:
-        total = None
-        for part in group:
-            nodes, count = part.rows.shape
-            if part.source in (INPUTS, TABLES) and count <= 8:
-                # One by one: each is read from a table, and XLA fuses the additions.
-                for child in range(count):
-                    own = values(part.source, part.rows[:, child])
-                    total = own if total is None else total + own
-                continue
-            below = values(part.source, part.rows.reshape(-1))
-            if count > 1:
-                below = below.reshape(nodes, count, *below.shape[1:]).sum(axis=1)
-            total = below if total is None else total + below
-        assert total is not None
-        groups.append(total)
-    return groups[0] if len(groups) == 1 else jnp.concatenate(groups)
+    total = None
+    for part in product.parts:
+        if part.parents is not None:
+            below = values(part.source, part.rows)
+            if total is None:
+                total = jnp.zeros((len(product.nodes), *below.shape[1:]), below.dtype)
+            total = total.at[part.parents].add(
+                below, indices_are_sorted=True, mode="promise_in_bounds"
+            )
+            continue
+        nodes, count = part.rows.shape
+        if part.source in (INPUTS, TABLES) and count <= 8:
+            # One by one: each is read from a table, and XLA fuses the additions.
+            for child in range(count):
+                own = values(part.source, part.rows[:, child])
+                total = own if total is None else total + own
+            continue
+        below = values(part.source, part.rows.reshape(-1))
+        if count > 1:
+            below = below.reshape(nodes, count, *below.shape[1:]).sum(axis=1)
+        total = below if total is None else total + below
+    assert total is not None
+    return total
 
 
 def _mix(
@@ -149,7 +184,7 @@ def _mix(
 ) -> Array:
     """Mixtures ``[nodes, units, batch]``: every unit a sum over the children's same unit."""
     out, start = [], 0
-    for (part,) in product.groups:  # the plan gives the children of mixtures one source
+    for part in product.parts:
         nodes, count = part.rows.shape
         below = values(part.source, part.rows.reshape(-1))
         units, batch = below.shape[1:]
@@ -164,49 +199,65 @@ def _mix(
     return out[0] if len(out) == 1 else jnp.concatenate(out)
 
 
-def _scan(
-    structure: TensorStructure,
-    plan: Plan,
-    step: Step,
-    carry: Array,
-    tables: Array,
-    log_weights: Array,
-    evidence: Evidence,
-    total: Total,
-    noise: Noise | None,
-) -> Array:
-    """Levels ``first + 1`` to ``last``: each multiplies its inputs into the carry, then sums."""
-    span = range(step.first + 1, step.last + 1)
-    rows = np.stack([plan.products[level].groups[0][0].rows for level in span])
-    count = rows.shape[2]
-    length, flat = len(rows), rows.reshape(-1)
-    nodes = np.concatenate([plan.products[level].nodes for level in span])
+class _Levels(NamedTuple):
+    """What a scan meets, stacked over its levels; see `Scan`.
 
-    def stacked(array: Array) -> Array:
-        return array.reshape(length, -1, *array.shape[1:])
+    Slices of the tables, not the tables, go through the scan: the derivative of a table read at
+    every step would be as large as the table at every step.
+    """
 
-    # Slices of the tables, not the tables, go through the scan: the derivative of a table read at
-    # every step would be as large as the table at every step.
-    own = evidence.of(np.asarray(structure.variables)[flat])
-    random = None
-    if noise is not None:
-        random = (stacked(rows_of(noise.inputs, flat)), stacked(rows_of(noise.nodes, nodes)))
-    xs = (
-        stacked(rows_of(log_weights, structure.weights_of[nodes])),
-        stacked(rows_of(tables, np.asarray(structure.input_blocks)[flat])),
-        jax.tree.map(stacked, own),
-        random,
-    )
+    weights: Array
+    inputs: Array
+    evidence: Evidence
+    tables: Any
+    table_parents: Array | None
+    below: Edges | None
+    input_noise: Array | None
+    node_noise: Array | None
 
-    def body(values: Array, x: Any) -> tuple[Array, None]:
-        weights, table, seen, random = x
-        for_leaves, for_sums = (None, None) if random is None else random
-        if seen.log_evidence is None:
-            leaves = leaf_values(table, seen)
+
+def stacked(read: Callable[[np.ndarray], Array], index: np.ndarray) -> Array:
+    """What is read at an array of positions, ``[*positions, ...]``."""
+    found = read(index.reshape(-1))
+    return found.reshape(*index.shape, *found.shape[1:])
+
+
+def _scan(carry: Array, xs: _Levels, total: Total) -> Array:
+    """Evaluate levels one after the other, from the values of the level below the first."""
+    width = xs.weights.shape[1]
+    carry = jnp.pad(carry, ((0, width - len(carry)), (0, 0), (0, 0)))  # rows that nothing reads
+
+    def body(values: Array, x: _Levels) -> tuple[Array, None]:
+        count = x.inputs.shape[1]
+        own = jnp.zeros_like(values)
+        if count:
+            table, seen, noise = jax.tree.map(
+                lambda part: part.reshape(-1, *part.shape[2:]),
+                (x.inputs, x.evidence, x.input_noise),
+            )
+            if seen.log_evidence is None:
+                own = leaf_values(table, seen)
+            else:
+                own = total(table, seen.log_evidence, noise)
+            if count > 1:
+                own = own.reshape(width, count, *own.shape[1:]).sum(axis=1)
+        if x.tables is not None:
+            found = x.tables
+            if isinstance(found, tuple):
+                found = leaf_values(found[0], Evidence(found[1], None))
+            own = _add(own, x.table_parents, found)
+        if x.below is None:
+            own = own + values
+        elif x.below.rows is None:
+            own = _add(own, x.below.parents, values[: len(x.below.parents)])
         else:
-            leaves = total(table, seen.log_evidence, for_leaves)
-        if count > 1:
-            leaves = leaves.reshape(-1, count, *leaves.shape[1:]).sum(axis=1)
-        return total(weights, values + leaves, for_sums), None
+            read = values.at[x.below.rows].get(mode="promise_in_bounds")
+            own = _add(own, x.below.parents, read)
+        return total(x.weights, own, x.node_noise), None
 
     return jax.lax.scan(body, carry, xs)[0]
+
+
+def _add(values: Array, parents: Array, children: Array) -> Array:
+    """Add children to their parents; those whose parent is past the last go nowhere."""
+    return values.at[parents].add(children, indices_are_sorted=True, mode="drop")

@@ -10,6 +10,7 @@ from klprojax.circuits.tensor import (
     poon_domingos,
     quad_tree,
     rat_spn,
+    tree_circuit,
 )
 
 CARDS = (2, 3, 2, 2, 3, 2)
@@ -34,6 +35,8 @@ def circuits():
         "chain": hidden_markov(5, 3, cardinality=3),
         "scanned": hidden_markov(14, 2),
         "untied": hidden_markov(14, 2, homogeneous=False),
+        "ragged": ragged_trees(),
+        "braided": braided_chains(),
         "factorised": factorised_mixture(CARDS, 4),
         # Sum node 4 is a child of two nodes; the nodes of a level alternate in kind.
         "shared": TensorCircuit(
@@ -44,6 +47,32 @@ def circuits():
             [(5, 6), (0, 7)],
         ),
     }
+
+
+def ragged_trees():
+    """Three random trees whose levels have 5, 6, 6 and 6 nodes and leaves in between."""
+    rng = np.random.default_rng(4)
+    trees = []
+    for _ in range(3):
+        neighbours = [[] for _ in range(13)]
+        for v in range(1, 13):
+            u = int(rng.integers(max(0, v - 2), v))
+            neighbours[u].append(v)
+            neighbours[v].append(u)
+        trees.append(neighbours)
+    return tree_circuit(trees, (2,) * 13, 2)
+
+
+def braided_chains(length=8):
+    """Two chains over the same variables, from either end, that change places at every level."""
+    inputs, levels, below = range(2 * length), [], [(), ()]
+    for t in range(length - 1):
+        nodes = [(t, *below[0]), (2 * length - 1 - t, *below[1])]
+        first = 2 * length + 2 * t
+        levels.append(nodes[::-1] if t % 2 else nodes)
+        below = [(first + 1,), (first,)] if t % 2 else [(first,), (first + 1,)]
+    roots = [(length - 1, *below[0]), (length, *below[1])]
+    return TensorCircuit((2,) * length, 2, [v % length for v in inputs], levels, roots)
 
 
 def region_circuits():

@@ -116,7 +116,7 @@ def test_full_batch_em_never_falls(name):
 
 def test_children_from_many_levels(monkeypatch):
     """The plan for wide region graphs, on a small one."""
-    monkeypatch.setattr("klprojax.circuits.tensor._plan.MOST_GROUPS", 0)
+    monkeypatch.setattr("klprojax.circuits.tensor._plan.MOST_SOURCES", 0)
     circuit = poon_domingos(2, 4, 2, delta=1)
     products = make_plan(circuit.structure).products
     assert sum(bool(product.pool) for product in products) >= 4
@@ -237,7 +237,7 @@ def test_the_program_grows_with_the_depth():
     assert any(product.pool for product in plan.products)
     for product in plan.products:
         if product.pool:
-            assert {part.source for group in product.groups for part in group} == {POOL}
+            assert {part.source for part in product.parts} == {POOL}
 
 
 @pytest.mark.parametrize("name", ["rat", "coarse", "uneven"])

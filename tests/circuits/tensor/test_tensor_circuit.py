@@ -38,7 +38,7 @@ def soft_evidence(circuit, count=4, seed=2):
     return tuple(out)
 
 
-@pytest.mark.parametrize("name", ["mixture", "scanned", "shared"])
+@pytest.mark.parametrize("name", ["mixture", "scanned", "ragged", "braided", "shared"])
 def test_equals_the_explicit_circuit(name):
     circuit = ALL[name]
     parameters = circuit.init(1)

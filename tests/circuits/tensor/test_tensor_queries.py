@@ -24,6 +24,8 @@ ALL = {
     "mixture": circuits()["mixture"],
     "shared": circuits()["shared"],
     "scanned": hidden_markov(11, 2, homogeneous=False),
+    "braided": circuits()["braided"],
+    "ragged": circuits()["ragged"],
     "uneven": region_circuits()["uneven"],
     "rat": region_circuits()["rat"],
 }
@@ -63,11 +65,26 @@ def fits(states, row):
     return ((row < 0) | (states == row)).all(axis=1)
 
 
-def test_the_chain_is_scanned():
-    assert max(s.last - s.first for s in make_plan(ALL["scanned"].structure).steps) > 1
+def test_what_is_scanned():
+    def scan(name):
+        (found,) = [s.scan for s in make_plan(ALL[name].structure).steps if s.scan is not None]
+        return found
+
+    assert scan("scanned").below is None
+    assert scan("scanned").tables is None
+    braided = scan("braided").below
+    assert braided is not None
+    assert braided.rows is not None
+    ragged = scan("ragged")
+    assert ragged.tables is not None
+    assert ragged.below is not None
+    assert ragged.below.rows is None
+    # Padding: edges whose parent is past the last node, of both kinds.
+    assert (ragged.tables.parents == 6).any()
+    assert (ragged.below.parents == 6).any()
 
 
-@pytest.mark.parametrize("name", ["shared", "scanned", "uneven"])
+@pytest.mark.parametrize("name", ["shared", "scanned", "ragged", "uneven"])
 def test_likelihoods_of_any_kind(name):
     circuit, p, states, probs = known(name)
     rows = masks(circuit)
@@ -225,11 +242,10 @@ def test_explanations_climb():
     got, still = circuit.mpe(p, rows), circuit.mpe(p, rows, max_steps=0)
     assert not still.steps.any()
     gains = np.asarray(got.log_value - still.log_value)
-    # Two of these rows have neither start at a maximum; the gains are far above rounding.
-    moved = np.asarray(got.steps) > 0
-    assert moved.sum() == 2
-    assert (gains[moved] > 0.01).all()
-    assert not gains[~moved].any()
+    # Some of these rows have neither start at a maximum; their gains are far above rounding.
+    assert (gains > 0.01).sum() >= 2
+    assert (gains >= 0).all()
+    assert not gains[got.steps == 0].any()
 
 
 def test_explanations_start_from_parse_and_marginals():
@@ -252,7 +268,7 @@ def test_explanations_start_from_parse_and_marginals():
     assert int(circuit.mpe(p, log_evidence=soft).states[0, 0]) == 0
 
 
-@pytest.mark.parametrize("name", ["mixture", "scanned", "rat"])
+@pytest.mark.parametrize("name", ["mixture", "scanned", "ragged", "braided", "rat"])
 def test_classification(name):
     circuit, p, states, probs = known(name)
     rows = masks(circuit, 6)
