@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-# Where `klprojax verify --json` wrote its results, if it was run; then the table has figures.
+# Where `klprojax verify --json` wrote the results that the table shows; the stored ones if unset.
 RESULTS_VARIABLE = "KLPROJAX_VERIFY_JSON"
+STORED_RESULTS = ROOT / "benchmarks" / "results" / "verify.json"
 STATEMENTS_MARK = "<!-- statements -->"
 NAMES_MARK = re.compile(r"<!-- names of (klprojax[\w.]*) -->")
 
@@ -56,13 +57,14 @@ def implementation(check: str) -> list[str]:
 def statements_table() -> str:
     """Every check on the list as a row of a Markdown table.
 
-    With the results of `klprojax verify --json` each row has its residual and tolerance too.
+    With results of `klprojax verify --json` each row has its residual and tolerance too.
     """
     from klprojax.checks import registered_checks
 
     measured: dict[str, Any] = {}
-    if os.environ.get(RESULTS_VARIABLE):
-        content = json.loads(Path(os.environ[RESULTS_VARIABLE]).read_text())
+    results = Path(os.environ.get(RESULTS_VARIABLE) or STORED_RESULTS)
+    if results.exists():
+        content = json.loads(results.read_text())
         measured = {entry["name"]: entry for entry in content["checks"]}
     head = ["Statement", "Computed by", "Compared", "Reading", "Verdict", "Check and test"]
     rows = [head, ["---"] * len(head)]

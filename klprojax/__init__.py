@@ -1,8 +1,17 @@
 """KL projections on pytrees of log-tables.
 
-Where the paper lives: section 2 in `geometry`, factor graphs in `graphs`, section 3.1 in
-`operators`, sections 3.2-3.3 in `lifting`, section 4 in `circuits`; training networks in
-`training`; `checks` computes a residual for every statement.
+Where the paper lives, by section:
+
+- 2, KL and Bregman geometry: `geometry`; its factor graphs: `graphs`; its messages: `operators`.
+- 3.1, belief propagation as a hybrid of projections, T_Proj (Proposition 3.1): `operators`.
+- 3.2 and 3.3, delta factors (Lemma 3.2), backpropagation as messages (Theorem 3.3), layered
+  networks (Corollary 3.4): `lifting`. With `operators` this is regime (A) of section 1.2.
+- 4, sum-product networks and T_SPN (Theorems 4.1 and 4.6, Lemmas 4.2 to 4.5, Remark 4.7):
+  `circuits`, regime (B).
+- 5, the outlook on learning: `training` iterates what section 3.3 linearises.
+
+`checks` computes a residual for every statement. Beyond the paper: `codes`, `plots`, `models`, and
+the command line in `cli`.
 """
 
 import importlib

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -36,9 +37,12 @@ def prose(page):
     return re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
 
 
-def anchors(page):
-    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
-    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", t).strip().lower()) for t in titles}
+@pytest.fixture(scope="module")
+def links():
+    spec = importlib.util.spec_from_file_location("docs_links", DOCS / "_links.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_navigation_and_pages_are_the_same():
@@ -48,17 +52,43 @@ def test_navigation_and_pages_are_the_same():
     assert {page.relative_to(DOCS).as_posix() for page in PAGES} == set(listed)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
-def test_links_resolve(page):
-    for target in re.findall(r"\]\(([^)]+)\)", prose(page)):
-        if target.startswith("https://"):
-            continue
-        path, _, anchor = target.partition("#")
-        found = (page.parent / path).resolve() if path else page
-        if found.relative_to(DOCS.resolve()).as_posix() in NOTEBOOK_PAGES:
-            continue
-        assert found.exists(), target
-        assert not anchor or anchor in anchors(found), target
+def test_relative_links_lead_to_files_and_headings(links):
+    checked = {page.relative_to(ROOT).as_posix() for page in links.pages()}
+    assert {"README.md", "CONTRIBUTING.md", "docs/faq.md", "docs/api/index.md"} <= checked
+    assert sum(len(links.targets(page)) for page in links.pages()) > 40
+    for page in links.pages():
+        assert links.broken(page) == [], page
+    # Within the site a link must stay within it.
+    for page in PAGES:
+        for target in links.targets(page):
+            assert links.is_external(target) or ".." not in target, (page, target)
+
+
+def test_broken_links_are_found(links, tmp_path, capsys):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# One two\n[up](../README.md)\n")
+    (tmp_path / "README.md").write_text(
+        "# Top: *a*\n[a](docs/a.md) [b](docs/a.md#one-two) [c](#top-a) ![p](no.png)\n"
+        "[d](docs/a.md#three) [e](../outside.md) [f](#top) https://example.org/x.\n"
+        "```\n[code](is/not/a/link.md)\n```\n"
+    )
+    readme = tmp_path / "README.md"
+    assert links.broken(readme, tmp_path) == ["no.png", "docs/a.md#three", "../outside.md", "#top"]
+    assert links.broken(tmp_path / "docs" / "a.md", tmp_path) == []
+    assert links.main([], root=tmp_path) == 1
+    asked = []
+
+    def gone(address):
+        asked.append(address)
+        return "status 404"
+
+    readme.write_text("# Top\nhttps://example.org/x.\n")
+    assert links.main([], ask=gone, root=tmp_path) == 0
+    assert asked == []
+    assert links.main(["--external"], ask=gone, root=tmp_path) == 1
+    assert asked == ["https://example.org/x"]
+    assert "status 404" in capsys.readouterr().err
+    assert links.main(["--external"], ask=lambda _: None, root=tmp_path) == 0
 
 
 def resolve(name):
@@ -202,6 +232,12 @@ def test_figures_about_other_packages_are_those_measured():
     assert f"{min(first):.0f} to {max(first):.0f} times" in faq
     ldpc = [float(row[-1]) for name, row in rows("ldpc.md").items() if ", klprojax" in name]
     assert f"{min(ldpc):.0f} to {max(ldpc):.0f} times" in faq
+    training = json.loads((ROOT / "benchmarks" / "results" / "training.json").read_text())
+    slower = [
+        row["ours"]["compile"]["cpu_s"] / row["pjax"]["compile"]["cpu_s"]
+        for row in training["speed"]
+    ]
+    assert f"compiles {min(slower):.1f} to {max(slower):.1f} times faster" in faq
     exact = (ROOT / "benchmarks" / "results" / "exactness.md").read_text()
     models, solved, refused = re.search(
         r"(\d+) models: (\d+) solved, (\d+) infeasible", exact

@@ -1,4 +1,4 @@
-"""The activation lift: a circuit as a factor graph of binary variables.
+"""The activation lift (Theorem 4.6): a circuit as a factor graph of binary variables.
 
 Every node n has a variable ``a_n``: is n part of the parse? Every edge out of a sum node has one
 too: is it chosen? A chain of ternary factors says that exactly one edge out of an active sum is

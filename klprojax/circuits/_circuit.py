@@ -1,4 +1,4 @@
-"""The explicit circuit: a sum-product network as a general directed acyclic graph."""
+"""The explicit circuit (section 4.1): a sum-product network as a directed acyclic graph."""
 
 from collections.abc import Sequence
 from typing import Any

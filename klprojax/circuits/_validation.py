@@ -1,4 +1,4 @@
-"""What makes a circuit one: acyclic, complete, decomposable, rooted; errors name the node."""
+"""What makes a circuit (section 4.1): acyclic, complete, decomposable, rooted."""
 
 from typing import Any
 

@@ -12,22 +12,32 @@ from ._verify import verify_command
 
 app = typer.Typer(
     name="klprojax",
-    help="Inference and learning by KL projections.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> bool:
+    if wanted:
         from importlib.metadata import version as installed
 
         typer.echo(installed("klprojax"))
         raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _root(
+    # Eager: answered before a missing command is complained of.
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Inference and learning by KL projections."""
 
 
 app.command("demo")(demo_command)

@@ -1,4 +1,4 @@
-"""Output factors: the positive C1 tables that seed the downward pass."""
+"""Output factors (section 3.3): the positive C1 tables that seed the downward pass."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The factor graph of a jaxpr: one variable a value, one delta factor an equation."""
+"""The factor graph of a jaxpr (section 3.2): one variable a value, one delta factor an equation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The upward and the downward pass over a lifted graph."""
+"""Theorem 3.3: the upward and the downward pass over a lifted graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table realisation: hat-function delta tables and ordinary belief propagation."""
+"""Sections 3.2 and 3.3 in tables: hat-function delta factors and ordinary belief propagation."""
 
 from __future__ import annotations
 

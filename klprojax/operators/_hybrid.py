@@ -1,4 +1,4 @@
-"""The Dykstra-type hybrid of KL projections (section 3.1), in the paper's own variables.
+"""Proposition 3.1: the Dykstra-type hybrid of KL projections, in the paper's own variables.
 
 One iteration, on the replicated space with one axis an edge:
 

@@ -1,4 +1,4 @@
-"""Training networks: one lifted operator, linearised or iterated."""
+"""Training networks (section 5): one lifted operator, linearised or iterated."""
 
 from ._data import Dataset as Dataset
 from ._data import load_dataset as load_dataset
