@@ -30,6 +30,8 @@ REQUIREMENTS = ("libcirkit==0.3.1", "torch==2.13.0")
 DATA = ("nltcs", "plants")
 UNITS = (16, 32, 64)
 BATCH = 1024
+# Relative, of log-likelihoods for the same circuit and weights, in float32.
+MAX_DIFFERENCE = 1e-5
 TARGETS = {"forward": 3.0, "gradient": 3.0, "epoch": 5.0, "build": 2.0}
 # cirkit 0.3.1, torch 2.13.0, one thread, on another machine: milliseconds at batch 1024.
 RECORDED_MS = {
@@ -97,6 +99,10 @@ def measure(
         for name in running:
             out[name]["build"] = out[name]["build"]["cpu_s"]
             out[name] |= running[name].do("memory")
+        if python is not None:
+            exported = str(folder / "circuit.npz")
+            running["cirkit"].do("export", path=str(path), units=units, batch=BATCH, out=exported)
+            out["same"] = running["ours"].do("same", path=str(path), batch=BATCH, exported=exported)
     return out
 
 
@@ -139,6 +145,13 @@ def markdown(report: dict[str, Any]) -> str:
             ]
         )
     said = "beside ours in this run" if live else "RECORDED on another machine, not run here"
+    gaps = [row["same"]["difference"] for row in report["rows"] if "same" in row]
+    same = (
+        f"For cirkit's circuits and weights both give the same log-likelihoods to {max(gaps):.0e} "
+        "(relative).\n\n"
+        if gaps
+        else ""
+    )
     missed = [
         f"{row['data']} {row['units']} {task} {row['ratios'][task]:.1f} (target {TARGETS[task]:g})"
         for row in report["rows"]
@@ -151,6 +164,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"CPU seconds of the whole process, medians; {report['device']}, {report['cpu_count']} "
         f"cores, jax {report['versions']['jax']}, commit {str(report['commit'])[:12]}, "
         f"{report['date'][:10]}, load {report['load'][0]:.1f}. cirkit: {said}.\n\n"
+        + same
         + (f"**Missed:** {'; '.join(missed)}.\n\n" if missed else "All targets met.\n\n")
         + shared.markdown_table(headings, body)
     )
@@ -212,5 +226,8 @@ def main(argv: list[str] | None = None) -> int:
         options.markdown.write_text(text)
     met = all(
         row["ratios"][task] >= TARGETS[task] for row in report["rows"] for task in row["ratios"]
+    )
+    met &= all(
+        row["same"]["difference"] <= MAX_DIFFERENCE for row in report["rows"] if "same" in row
     )
     return 0 if met else 1

@@ -19,7 +19,7 @@ MAX_DIFFERENCE = 1e-6
 SWEEPS = 7
 
 
-def test_rows(data: Path, name: str) -> Any:
+def rows_to_score(data: Path, name: str) -> Any:
     """Test rows of the set that a circuit was learned from; None if it is not there."""
     import numpy as np
 
@@ -60,7 +60,7 @@ def examine(record: dict[str, Any], name: str, data: Path) -> dict[str, Any]:
     row["sweep_cpu_s"] = statistics.median(times)
     log_partition = float(swept.log_partition)
     row["log_partition_difference"] = shared.relative(log_partition, record["log_partition"])
-    rows = test_rows(data, name) if "avg_ll_test" in record else None
+    rows = rows_to_score(data, name) if "avg_ll_test" in record else None
     if rows is not None:
         start = time.process_time()
         values = circuits.log_likelihood(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import circuits
+from benchmarks._circuits_ours import Ours
 
 OURS = {"forward": 0.002, "gradient": 0.004, "epoch": 0.5, "build": 2.0, "peak_rss_mib": 300.0}
 FACTS = {
@@ -82,9 +83,11 @@ def test_ratios_live_and_recorded():
 def test_the_report_says_what_was_run_and_missed():
     cirkit = {**OURS, "forward": 0.1, "gradient": 0.1, "epoch": 5.0, "build": 2.5}
     row = {"data": "plants", "units": 8, "ours": OURS, "cirkit": cirkit}
+    row["same"] = {"difference": 3e-7}
     row["ratios"] = circuits.ratios(row)
     text = circuits.markdown({**FACTS, "peer": "live", "rows": [row]})
     assert "beside ours in this run" in text
+    assert "the same log-likelihoods to 3e-07" in text
     assert "**Missed:** plants 8 build 1.2 (target 2)." in text
     assert "| plants | 8 | ours | 2.00 | 4.00 | 0.500 | 2.00 | 300 |" in text
     assert "| plants | 8 | ratio | 50.0 | 25.0 | 10.0 | 1.2 | - |" in text
@@ -95,6 +98,35 @@ def test_the_report_says_what_was_run_and_missed():
     assert "All targets met." in text
     assert "| nltcs | 16 | ratio | 3.4 | 4.7 | - | - | - |" in text
     assert "cirkit |" not in text
+
+
+def test_the_peers_circuit_becomes_ours(tmp_path):
+    """Layers as the peer writes them: inputs, dense sums above them, a product, its root."""
+    rng = np.random.default_rng(1)
+    shapes = [(2, 2), (2, 2), (2, 2), (2, 2), None, (1, 2)]
+    tables = {
+        f"layer{k}": rng.dirichlet(np.ones(shape[1]), shape[0])
+        for k, shape in enumerate(shapes)
+        if shape
+    }
+    layers = [
+        {"kind": "TorchCategoricalLayer", "inputs": [], "variable": 1},
+        {"kind": "TorchCategoricalLayer", "inputs": [], "variable": 0},
+        {"kind": "TorchSumLayer", "inputs": [0]},
+        {"kind": "TorchSumLayer", "inputs": [1]},
+        {"kind": "TorchHadamardLayer", "inputs": [2, 3]},
+        {"kind": "TorchSumLayer", "inputs": [4]},
+    ]
+    rows = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    first, second = (tables[f"layer{2 + k}"] @ tables[f"layer{k}"] for k in (0, 1))
+    values = np.log((tables["layer5"] @ (first[:, rows[:, 1]] * second[:, rows[:, 0]]))[0])
+    np.savez(tmp_path / "c.npz", layers=json.dumps(layers), values=values, **tables)
+    np.save(tmp_path / "rows.npy", rows)
+    answer = Ours().same(str(tmp_path / "rows.npy"), 4, str(tmp_path / "c.npz"))
+    assert answer["difference"] < 1e-12  # rounding of numbers of size 1
+    np.savez(tmp_path / "c.npz", layers=json.dumps(layers), values=values + 0.1, **tables)
+    answer = Ours().same(str(tmp_path / "rows.npy"), 4, str(tmp_path / "c.npz"))
+    assert answer["difference"] > 0.01
 
 
 def test_a_tiny_run_without_peer(data, tmp_path, monkeypatch, capsys):
