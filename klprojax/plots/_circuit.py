@@ -71,7 +71,14 @@ def circuit(
             axis.annotate(
                 text, places[node], ha="center", va="center", fontsize="x-small", zorder=4
             )
-    axis.legend(fontsize="small", markerscale=0.6)
+    from matplotlib.lines import Line2D
+
+    # Handles of their own: those of the nodes have the nodes' opacity.
+    handles = [
+        Line2D([], [], color=color, marker=marker, linestyle="none", label=label)
+        for _, color, marker, label in _KINDS
+    ]
+    axis.legend(handles=handles, fontsize="small")
     axis.set_axis_off()
     return axis.figure
 

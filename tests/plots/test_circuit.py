@@ -94,6 +94,7 @@ def test_node_values_are_opacity(model):
     shown = next(c for c in axis.collections if c.get_label() == "products")
     at = np.flatnonzero(circuit.structure.kinds == 1)
     np.testing.assert_allclose(shown.get_alpha(), values[at])
+    assert [handle.get_alpha() for handle in axis.get_legend().legend_handles] == [None] * 3
 
 
 def test_draws_on_given_axes(model):
