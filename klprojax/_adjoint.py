@@ -6,6 +6,7 @@ Solvers carry no derivative rules of their own; an adjoint wraps the loop.
 import abc
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -203,14 +204,21 @@ def _nested_scan(step: Step, inputs: Any, carry: Any, max_steps: int) -> tuple[A
     inner = max(1, math.isqrt(max_steps))
     outer = -(-max_steps // inner)
 
+    def stopped(state):
+        _, steps, done = state
+        return done | (steps >= max_steps)
+
     def advance(state):
         carry, steps, _ = state
         carry, done = step(inputs, carry)
-        return carry, steps + jnp.int32(1), done
+        new = carry, steps + jnp.int32(1), done
+        # In a batch some may have stopped before the others.
+        return jax.tree.map(partial(jnp.where, stopped(state)), state, new)
 
     def one(state, _):
-        _, steps, done = state
-        return lax.cond(done | (steps >= max_steps), lambda s: s, advance, state), None
+        # The predicate is one for the whole batch: a batched `cond` is a `select` whose transpose
+        # JAX does not know, and would run every step.
+        return lax.cond(_everywhere(stopped(state)), lambda s: s, advance, state), None
 
     @jax.checkpoint
     def block(state, _):
@@ -219,3 +227,15 @@ def _nested_scan(step: Step, inputs: Any, carry: Any, max_steps: int) -> tuple[A
     state = (carry, jnp.int32(0), jnp.bool_(False))
     (carry, steps, _), _ = lax.scan(block, state, None, length=outer)
     return carry, steps
+
+
+@jax.custom_batching.custom_vmap
+def _everywhere(flag: Any) -> Any:
+    """A flag; under `vmap`, whether it is set in the whole batch."""
+    return flag
+
+
+@_everywhere.def_vmap
+def _everywhere_in_batch(axis_size, in_batched, flag):
+    del axis_size, in_batched
+    return _everywhere(jnp.all(flag, axis=0)), False  # again, for a `vmap` around this one

@@ -142,6 +142,7 @@ def test_vmap_over_evidence_and_over_potentials():
     evidence = tuple(jnp.asarray(rng.normal(size=(3, *e.shape))) for e in graph.log_evidence())
     tables = tuple(jnp.asarray(rng.normal(size=(3, *t.shape))) for t in log_potentials)
 
+    @jax.jit
     def beliefs(tables, evidence):
         return kp.infer(graph, tables, solver, log_evidence=evidence, max_steps=6).beliefs
 
@@ -154,3 +155,25 @@ def test_vmap_over_evidence_and_over_potentials():
             np.testing.assert_allclose(got[k], wanted, atol=1e-12)
         for got, wanted in zip(shared, beliefs(log_potentials, one), strict=True):
             np.testing.assert_allclose(got[k], wanted, atol=1e-12)
+
+
+def test_reverse_mode_of_batches_that_stop_at_different_steps():
+    graph, log_potentials = loopy_mixed()
+    solver = kp.BeliefPropagation(tolerance=1e-9)
+    scales = jnp.array([[0.1, 1.0], [0.5, 1.3]])
+
+    def solve(scale):
+        return kp.infer(graph, tuple(scale * t for t in log_potentials), solver)
+
+    def loss(scale):
+        return sum(jnp.sum(b**2) for b in solve(scale).beliefs)
+
+    steps = np.asarray(jax.vmap(jax.vmap(lambda scale: solve(scale).steps))(scales))
+    assert len(set(steps.ravel().tolist())) > 2
+    wanted = jax.vmap(jax.vmap(jax.grad(loss)))(scales)
+    got = jax.grad(lambda s: jnp.sum(jax.vmap(jax.vmap(loss))(s)))(scales)
+    np.testing.assert_allclose(got, wanted, rtol=1e-11)  # the same steps, in another program
+    # By differences: a fixed point to 1e-9, a step of 1e-4 and its square.
+    moved = [solve(scales[1, 1] + step) for step in (-1e-4, 1e-4)]
+    low, high = (sum(float(jnp.sum(b**2)) for b in one.beliefs) for one in moved)
+    np.testing.assert_allclose(got[1, 1], (high - low) / 2e-4, atol=1e-4)
