@@ -56,7 +56,7 @@ def fit_command(
         ),
     ],
     structure: Annotated[Structure, typer.Option(help="Kind of circuit.")] = Structure.hclt,
-    units: Annotated[int, typer.Option(min=1, help="States of a latent variable.")] = 32,
+    units: Annotated[int, typer.Option(min=1, help="States of a latent variable.")] = 16,
     components: Annotated[int, typer.Option(min=1, help="Trees of an hclt mixture.")] = 4,
     depth: Annotated[
         int | None, typer.Option(min=0, help="Random halvings of the variables. [rat: 2]")
@@ -77,14 +77,14 @@ def fit_command(
         ),
     ] = None,
     step: Annotated[Step, typer.Option(help="How to learn.")] = Step.em,
-    epochs: Annotated[int, typer.Option(min=0, help="Most epochs in batches.")] = 60,
+    epochs: Annotated[int, typer.Option(min=0, help="Most epochs in batches.")] = 30,
     full_epochs: Annotated[
-        int | None, typer.Option(min=0, help="Most epochs of full-batch EM after them. [em: 10]")
+        int | None, typer.Option(min=0, help="Most epochs of full-batch EM after them. [em: 5]")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows an update.")] = 1024,
     patience: Annotated[
         int, typer.Option(min=1, help="Epochs without a better validation score before stopping.")
-    ] = 15,
+    ] = 10,
     pseudocount: Annotated[
         float | None, typer.Option(min=0.0, help="Imaginary rows a distribution. [em: 0.1]")
     ] = None,
@@ -139,7 +139,7 @@ def fit_command(
             parts.get("valid"),
             step=how,
             epochs=epochs,
-            full_epochs=(10 if full_epochs is None else full_epochs) if step is Step.em else 0,
+            full_epochs=(5 if full_epochs is None else full_epochs) if step is Step.em else 0,
             batch_size=batch_size,
             seed=seed,
             patience=patience,

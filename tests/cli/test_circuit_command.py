@@ -53,7 +53,7 @@ def test_fit(file, tmp_path, options):
     content = json.loads(out.read_text())
     assert content["epochs"] == len(content["history"])
     assert content["epochs"] == 4 + (
-        2 if "--full-epochs" in options else 10 * ("--step" not in options)
+        2 if "--full-epochs" in options else 5 * ("--step" not in options)
     )
     assert content["seconds"] > 0
     circuit, parameters = load_tensor_circuit(saved)

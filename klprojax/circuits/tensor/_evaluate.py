@@ -156,9 +156,7 @@ def _product(product: Product, values: Callable[[int, np.ndarray], Array]) -> Ar
             below = values(part.source, part.rows)
             if total is None:
                 total = jnp.zeros((len(product.nodes), *below.shape[1:]), below.dtype)
-            total = total.at[part.parents].add(
-                below, indices_are_sorted=True, mode="promise_in_bounds"
-            )
+            total = _add(total, jnp.asarray(part.parents), below)
             continue
         nodes, count = part.rows.shape
         if part.source in (INPUTS, TABLES) and count <= 8:

@@ -149,7 +149,7 @@ def _product(
         if (each == each[0]).all():
             parts.append(Part(int(source), own.reshape(len(nodes), -1)))
         else:
-            parts.append(Part(int(source), own, above))
+            parts.append(Part(int(source), own, above.astype(np.int32)))
     parts.sort(key=lambda part: part.parents is not None)  # regular ones are where the sum starts
     return Product(tuple(parts), np.asarray(numbers, np.int64), pool)
 
@@ -276,8 +276,10 @@ def _scan(products: Sequence[Product], first: int, last: int) -> Scan:
             return None
         fill = np.arange(most) if most <= width else np.zeros(most, np.int64)
         return Edges(
-            np.stack([np.r_[rows, fill[len(rows) :]] for rows, _ in found]),
-            np.stack([np.r_[above, np.full(most - len(above), width)] for _, above in found]),
+            np.stack([np.r_[rows, fill[len(rows) :]] for rows, _ in found]).astype(np.int32),
+            np.stack(
+                [np.r_[above, np.full(most - len(above), width)] for _, above in found]
+            ).astype(np.int32),
         )
 
     below = edges(range(first, last))
