@@ -156,18 +156,45 @@ def _serve(connection: Connection, job: Callable[..., Any], setup: dict[str, Any
         jax.clear_caches()
 
 
-def parser(module: str, document: str | None) -> argparse.ArgumentParser:
-    """Options that every benchmark on reference models has."""
-    out = argparse.ArgumentParser(prog=f"python -m benchmarks {module}", description=document)
+def base_parser(
+    module: str, document: str | None, cases: Sequence[str] | None = None
+) -> argparse.ArgumentParser:
+    """Options that every benchmark has; ``--only`` takes the cases named, or anything."""
+    out = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {module}",
+        description=document,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
+    out.add_argument("--markdown", type=Path, metavar="OUT", help="write the tables here")
+    said = "repeatable" + (f"; one of {', '.join(cases)}" if cases else "")
+    out.add_argument(
+        "--only", action="append", default=[], choices=cases, metavar="CASE", help=said
+    )
+    return out
+
+
+def add_data_dir(out: argparse.ArgumentParser, content: str) -> None:
+    """The option that says where data is."""
     out.add_argument(
         "--data-dir",
         type=Path,
         default=os.environ.get("KLPROJAX_DATA"),
-        help="folder with the reference models (default: $KLPROJAX_DATA)",
+        help=f"folder with {content} (default: $KLPROJAX_DATA)",
     )
-    out.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
-    out.add_argument("--markdown", type=Path, metavar="OUT", help="write the table here")
-    out.add_argument("--only", action="append", default=[], metavar="CASE", help="repeatable")
+
+
+def add_peer(out: argparse.ArgumentParser, name: str, repeats: int) -> None:
+    """Options of a comparison with another package."""
+    out.add_argument("--repeats", type=int, default=repeats, help="timed samples of each side")
+    out.add_argument("--setup-peers", action="store_true", help=f"make {name}'s environment first")
+    out.add_argument("--no-peer", action="store_true", help=f"do not run {name}")
+
+
+def parser(module: str, document: str | None) -> argparse.ArgumentParser:
+    """Options that every benchmark on reference models has."""
+    out = base_parser(module, document)
+    add_data_dir(out, "the reference models")
     out.add_argument("--resume", action="store_true", help="keep finished rows of --json FILE")
     out.add_argument("--float-bits", type=int, choices=(32, 64), default=64)
     out.add_argument(

@@ -396,26 +396,11 @@ def roofline(bench: Bench, names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    out = argparse.ArgumentParser(
-        prog="python -m benchmarks bp",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
-    out.add_argument("--markdown", type=Path, metavar="OUT", help="write the tables here")
+    # ising2000 runs by default only on a GPU.
+    out = shared.base_parser("bp", __doc__, CASES)
+    shared.add_peer(out, "PGMax", 9)
     out.add_argument("--plot", type=Path, metavar="OUT", help="draw the ratios here (matplotlib)")
-    out.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        choices=CASES,
-        metavar="CASE",
-        help=f"repeatable; one of {', '.join(CASES)}; ising2000 runs by default only on a GPU",
-    )
-    out.add_argument("--repeats", type=int, default=9, help="timed samples of each side")
     out.add_argument("--size", choices=("full", "tiny"), default="full", help="tiny: for tests")
-    out.add_argument("--setup-peers", action="store_true", help="make PGMax's environment first")
-    out.add_argument("--no-peer", action="store_true", help="do not run PGMax")
     out.add_argument(
         "--skip-peer",
         action="append",

@@ -5,7 +5,6 @@ Errors are against exact marginals and log-partitions where those are known. The
 belief is ever NaN, and that a run that has not settled says so; the exit status is 1 if not.
 """
 
-import argparse
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -107,7 +106,6 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run, print, write; 1 if a run broke a claim."""
     parser = shared.parser("bp_accuracy", __doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--tolerance", type=float, default=1e-9)
     parser.add_argument("--max-steps", type=int, default=1000)
     options = parser.parse_args(argv)

@@ -172,25 +172,11 @@ def markdown(report: dict[str, Any]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    out = argparse.ArgumentParser(
-        prog="python -m benchmarks circuits",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.add_argument(
-        "--data-dir",
-        type=Path,
-        default=os.environ.get("KLPROJAX_DATA"),
-        help="folder with density20/ (default: $KLPROJAX_DATA)",
-    )
-    out.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
-    out.add_argument("--markdown", type=Path, metavar="OUT", help="write the table here")
-    out.add_argument("--only", action="append", default=[], choices=DATA, help="repeatable")
+    out = shared.base_parser("circuits", __doc__, DATA)
+    shared.add_data_dir(out, "density20/")
+    shared.add_peer(out, "cirkit", 5)
     out.add_argument("--units", action="append", default=[], type=int, help="repeatable")
-    out.add_argument("--repeats", type=int, default=5, help="timed samples of each side")
     out.add_argument("--rows", type=int, help="use only so many training rows")
-    out.add_argument("--setup-peers", action="store_true", help="make cirkit's environment first")
-    out.add_argument("--no-peer", action="store_true", help="do not run cirkit")
     return out
 
 

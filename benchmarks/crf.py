@@ -285,15 +285,8 @@ def plot(path: Path, data: Any, predictions: dict[str, np.ndarray], histories: A
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    out = argparse.ArgumentParser(
-        prog="python -m benchmarks crf",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
-    out.add_argument("--markdown", type=Path, metavar="OUT", help="write the table here")
+    out = shared.base_parser("crf", __doc__, METHODS)
     out.add_argument("--plot", type=Path, metavar="OUT", help="draw digits and losses here")
-    out.add_argument("--only", action="append", default=[], choices=METHODS, metavar="METHOD")
     out.add_argument("--flip", type=float, default=0.15, help="probability that a pixel flips")
     out.add_argument("--epochs", type=int, default=40)
     out.add_argument("--batch", type=int, default=100)

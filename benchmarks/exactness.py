@@ -5,7 +5,6 @@
 is that every feasible model agrees with its float64 reference to 1e-8; the exit status is 1 if not.
 """
 
-import argparse
 import math
 import re
 import resource
@@ -131,7 +130,6 @@ def predicted(detail: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run, print, write; 1 if a solved model disagrees with its reference."""
     parser = shared.parser("exactness", __doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--memory-limit", type=float, default=8.0, metavar="GIB")
     options = parser.parse_args(argv)
     data = shared.data_dir(options)

@@ -7,7 +7,6 @@ KLPROJAX_LDPC_PYTHON names its interpreter. Without it, figures of an earlier ru
 marked "recorded".
 """
 
-import argparse
 import json
 import math
 import os
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks import _shared as shared
 
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE / ".env" / "ldpc"
@@ -177,8 +178,6 @@ def finish(row: dict[str, Any]) -> dict[str, Any]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table."""
-    from benchmarks._shared import figure, markdown_table
-
     out = []
     for row in rows:
         sides = [("klprojax", row["klprojax"]), ("ldpc", row.get("ldpc"))]
@@ -192,22 +191,19 @@ def markdown(rows: list[dict[str, Any]]) -> str:
                     f"{side['words_per_cpu_s']:.0f}",
                     f"{side['word_error']:.3f} ± {side['standard_error']:.3f}",
                     f"{side['mean_steps']:.1f}",
-                    figure(row.get("ratio"), ".1f") if name == "klprojax" else "",
+                    shared.figure(row.get("ratio"), ".1f") if name == "klprojax" else "",
                 ]
             )
     headings = ("case", "words a CPU s", "word error", "steps a word", "times as fast")
-    return markdown_table(headings, out)
+    return shared.markdown_table(headings, out)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print, and fail where the target is missed against a peer of the same run."""
-    options = argparse.ArgumentParser(prog="python -m benchmarks ldpc", description=__doc__)
-    options.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
-    options.add_argument("--markdown", type=Path, metavar="OUT", help="write the table here")
+    options = shared.base_parser("ldpc", __doc__)
     options.add_argument("--words", type=int, default=1000)
     options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--p", type=float, action="append", help="flip probability; repeatable")
-    options.add_argument("--only", action="append", metavar="CASE", help="such as p=0.07")
     options.add_argument("--recorded", type=Path, default=RECORDED, help="an earlier report")
     options.add_argument("--setup-peers", action="store_true", help="install `ldpc` apart first")
     asked = options.parse_args(argv)
@@ -221,8 +217,6 @@ def main(argv: list[str] | None = None) -> int:
     # One core for both sides, and before JAX starts its threads.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from benchmarks._shared import environment, write_json
-
     python = peer_python()
     rows = []
     for flip in flips:
@@ -232,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
         rows.append(finish(row))
     print(markdown(rows))
     if asked.json:
-        write_json(asked.json, {"environment": environment(32), "rows": rows})
+        shared.write_json(asked.json, {"environment": shared.environment(32), "rows": rows})
     if asked.markdown:
         asked.markdown.parent.mkdir(parents=True, exist_ok=True)
         asked.markdown.write_text(markdown(rows))

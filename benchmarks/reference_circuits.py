@@ -6,7 +6,6 @@ log-partition, all variable marginals and all gate and visit probabilities. The 
 to 1e-6, relative where the value exceeds 1; the exit status is 1 if not.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -131,7 +130,6 @@ def markdown(report: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run, print, write; 1 if a circuit disagrees with its reference."""
     parser = shared.parser("reference_circuits", __doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     options = parser.parse_args(argv)
     data = shared.data_dir(options)
     import jax

@@ -323,17 +323,8 @@ def markdown(report: dict[str, Any]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    out = argparse.ArgumentParser(
-        prog="python -m benchmarks training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
-    out.add_argument("--markdown", type=Path, metavar="OUT", help="write the tables here")
-    out.add_argument("--only", action="append", default=[], choices=CASES, help="repeatable")
-    out.add_argument("--repeats", type=int, default=5, help="timed samples of each side")
-    out.add_argument("--setup-peers", action="store_true", help="make PJAX's environment first")
-    out.add_argument("--no-peer", action="store_true", help="do not run PJAX")
+    out = shared.base_parser("training", __doc__, CASES)
+    shared.add_peer(out, "PJAX", 5)
     return out
 
 

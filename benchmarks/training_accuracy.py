@@ -6,10 +6,8 @@ of scikit-learn's digits; ``mnist`` needs ``mnist.npz`` in ``--data-dir``.
 """
 
 import argparse
-import os
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -253,20 +251,8 @@ def markdown(report: dict[str, Any]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    out = argparse.ArgumentParser(
-        prog="python -m benchmarks training_accuracy",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.add_argument(
-        "--data-dir",
-        type=Path,
-        default=os.environ.get("KLPROJAX_DATA"),
-        help="folder with mnist.npz (default: $KLPROJAX_DATA)",
-    )
-    out.add_argument("--json", type=Path, metavar="OUT", help="write all figures here")
-    out.add_argument("--markdown", type=Path, metavar="OUT", help="write the tables here")
-    out.add_argument("--only", action="append", default=[], choices=CASES, help="repeatable")
+    out = shared.base_parser("training_accuracy", __doc__, CASES)
+    shared.add_data_dir(out, "mnist.npz")
     out.add_argument("--seeds", type=int, default=5, help="runs of each step")
     out.add_argument("--resume", action="store_true", help="keep finished cases of --json FILE")
     return out
