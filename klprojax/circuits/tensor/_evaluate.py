@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ._leaf import Evidence, leaf_tables, leaf_values
 from ._log_matmul import log_matmul
 from ._parameters import TensorParameters
-from ._plan import INPUTS, TABLES, Edges, Product, Scan, make_plan
+from ._plan import INPUTS, TABLES, Product, Scan, make_plan
 from ._rows import rows_of
 from ._structure import TensorStructure
 
@@ -125,7 +125,8 @@ def evaluate(
             ),
             table_values,
             table_parents,
-            None if scan.below is None else jax.tree.map(jnp.asarray, scan.below),
+            None if scan.below is None or scan.in_order else jnp.asarray(scan.below.rows),
+            None if scan.below is None else jnp.asarray(scan.below.parents),
             None if noise is None else stacked(partial(rows_of, noise.inputs), scan.inputs),
             None if noise is None else stacked(partial(rows_of, noise.nodes), scan.nodes),
         )
@@ -209,7 +210,8 @@ class _Levels(NamedTuple):
     evidence: Evidence
     tables: Any
     table_parents: Array | None
-    below: Edges | None
+    below_rows: Array | None
+    below_parents: Array | None
     input_noise: Array | None
     node_noise: Array | None
 
@@ -239,18 +241,18 @@ def _scan(carry: Array, xs: _Levels, total: Total) -> Array:
                 own = total(table, seen.log_evidence, noise)
             if count > 1:
                 own = own.reshape(width, count, *own.shape[1:]).sum(axis=1)
-        if x.tables is not None:
+        if x.table_parents is not None:
             found = x.tables
             if isinstance(found, tuple):
                 found = leaf_values(found[0], Evidence(found[1], None))
             own = _add(own, x.table_parents, found)
-        if x.below is None:
+        if x.below_parents is None:
             own = own + values
-        elif x.below.rows is None:
-            own = _add(own, x.below.parents, values[: len(x.below.parents)])
+        elif x.below_rows is None:
+            own = _add(own, x.below_parents, values[: len(x.below_parents)])
         else:
-            read = values.at[x.below.rows].get(mode="promise_in_bounds")
-            own = _add(own, x.below.parents, read)
+            read = values.at[x.below_rows].get(mode="promise_in_bounds")
+            own = _add(own, x.below_parents, read)
         return total(x.weights, own, x.node_noise), None
 
     return jax.lax.scan(body, carry, xs)[0]

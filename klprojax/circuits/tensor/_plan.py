@@ -48,27 +48,26 @@ class Product(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """Children and parents ``[levels, edges]``; a parent past the last node is none.
+    """Children and parents ``[levels, edges]``; a parent past the last node is none."""
 
-    Without ``rows`` the children are the first of all, in order.
-    """
-
-    rows: np.ndarray | None
+    rows: np.ndarray
     parents: np.ndarray
 
 
 class Scan(NamedTuple):
     """Levels of one width, padded with nodes that nothing reads.
 
-    ``nodes`` are ``[levels, width]``, ``inputs`` ``[levels, width, children]``. ``tables`` and
-    ``below`` are the other children, in the level below: None if there are none, or if every node
-    has its counterpart there.
+    ``nodes`` are ``[levels, width]``, ``inputs`` ``[levels, width, children]``. ``tables`` are
+    children that are tables, None if there are none; ``below`` those in the level below, None if
+    every node has its counterpart there. ``in_order``: the children below are the first of all, one
+    after the other.
     """
 
     nodes: np.ndarray
     inputs: np.ndarray
     tables: Edges | None
     below: Edges | None
+    in_order: bool
 
 
 class Step(NamedTuple):
@@ -284,13 +283,13 @@ def _scan(products: Sequence[Product], first: int, last: int) -> Scan:
 
     below = edges(range(first, last))
     assert below is not None  # every level reads the one below
-    if (below.rows == np.arange(below.rows.shape[1])).all():
-        below = below._replace(rows=None)
-        if np.array_equal(below.parents, np.tile(np.arange(width), (len(own), 1))):
-            below = None
+    in_order = bool((below.rows == np.arange(below.rows.shape[1])).all())
+    if in_order and np.array_equal(below.parents, np.tile(np.arange(width), (len(own), 1))):
+        below = None
     return Scan(
         np.stack([padded(product.nodes) for product in own]),
         np.stack([padded(_inputs(product)) for product in own]),
         edges([TABLES] * len(own)),
         below,
+        in_order,
     )

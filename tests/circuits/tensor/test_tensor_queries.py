@@ -72,13 +72,12 @@ def test_what_is_scanned():
 
     assert scan("scanned").below is None
     assert scan("scanned").tables is None
-    braided = scan("braided").below
-    assert braided is not None
-    assert braided.rows is not None
+    assert scan("braided").below is not None
+    assert not scan("braided").in_order
     ragged = scan("ragged")
     assert ragged.tables is not None
     assert ragged.below is not None
-    assert ragged.below.rows is None
+    assert ragged.in_order
     # Padding: edges whose parent is past the last node, of both kinds.
     assert (ragged.tables.parents == 6).any()
     assert (ragged.below.parents == 6).any()
