@@ -1,5 +1,6 @@
 """Shared settings: 64-bit on, strict promotion, reference data, hypothesis profile."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -30,6 +31,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("klprojax")
+
+
+# Tracing makes objects by the million, few of them garbage; looking for it took 7 % of the time.
+gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_collection_finish():
+    # What is imported by now stays.
+    gc.freeze()
 
 
 def pytest_addoption(parser):

@@ -15,6 +15,7 @@ from klprojax.circuits import (
     CircuitBuilder,
     CircuitModel,
     Gaussian,
+    _properties,
     compile_model,
     entropy,
     expected_values,
@@ -148,6 +149,31 @@ def test_determinism():
     odd = b.sum([b.product([x[0][t], x[1][1 - t]]) for t in (0, 1)])
     assert is_deterministic(b.build(b.sum([even, odd])).circuit)
     assert not is_deterministic(b.build(b.sum([even, b.sum([odd, even])])).circuit)
+    # products of one child on the way, on one side only
+    wrapped = b.sum([b.product([b.product([x[0][t]]), x[1][t]]) for t in (0, 1)])
+    assert is_deterministic(b.build(b.sum([wrapped, odd])).circuit)
+    assert not is_deterministic(b.build(b.sum([wrapped, even])).circuit)
+    # products that split three variables differently are not compared: undecided
+    b = CircuitBuilder([2, 2, 2])
+    x = [[b.indicator(v, t) for t in (0, 1)] for v in (0, 1, 2)]
+
+    def parity(u, v, odd):
+        return b.sum([b.product([x[u][t], x[v][t ^ odd]]) for t in (0, 1)])
+
+    one = b.product([parity(0, 1, 0), b.sum(x[2])])
+    other = b.product([b.sum(x[0]), parity(1, 2, 1)])
+    assert not is_deterministic(b.build(b.sum([one, other])).circuit)
+
+
+@pytest.mark.parametrize("limit", ["_MOST_PAIRS", "_MOST_JOINT"])
+def test_determinism_is_not_claimed_beyond_the_work_it_may_take(monkeypatch, limit):
+    b = CircuitBuilder([2, 2])
+    x = [[b.indicator(v, t) for t in (0, 1)] for v in (0, 1)]
+    even, odd = (b.sum([b.product([x[0][t], x[1][t ^ s]]) for t in (0, 1)]) for s in (0, 1))
+    circuit = b.build(b.sum([even, odd])).circuit
+    assert is_deterministic(circuit)
+    monkeypatch.setattr(_properties, limit, 0)
+    assert not is_deterministic(circuit)
 
 
 def test_structured():

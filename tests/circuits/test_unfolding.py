@@ -54,16 +54,27 @@ def test_the_tree_is_a_tree_and_the_graph_was_none():
 
 
 def test_merge_log_of_many_copies():
-    # two ways to merge, by the largest number of copies; both against a loop
     b = CircuitBuilder([2])
     x = [b.indicator(0, t) for t in (0, 1)]
     node = b.sum(x)
     for _ in range(7):
         node = b.sum([node, node])
-    circuit = b.build(node).circuit
+    check_merge_log(b.build(node).circuit)
+
+
+def test_merge_log_of_one_node_with_many_copies_among_nodes_with_one():
+    # a row of 100 for every node would be far too much
+    b = CircuitBuilder([2])
+    shared = b.sum([b.indicator(0, t) for t in (0, 1)])
+    check_merge_log(b.build(b.sum([b.sum([shared]) for _ in range(100)])).circuit)
+
+
+def check_merge_log(circuit):
+    """Against a loop over nodes."""
     unfolding = unfold(circuit)
     values = np.linspace(-3.0, 2.0, unfolding.tree.num_nodes)
     values[::5] = -np.inf
+    values[unfolding.copy_of == 1] = -np.inf
     got = unfolding.merge_log(circuit.uniform_weights()[:1] * 0 + values)
     for n in range(circuit.num_nodes):
         total = np.exp(values[unfolding.copy_of == n]).sum()

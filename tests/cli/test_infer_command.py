@@ -121,6 +121,30 @@ def test_contradictory_evidence_is_status_2(tmp_path):
     assert "probability zero" in result.output.replace("\n", " ")
 
 
+def test_what_is_too_large_for_exact_inference_leaves_belief_propagation(tmp_path):
+    out = tmp_path / "out.json"
+    result = infer("asia", "--memory-limit", 1e-9, "--json", out)
+    assert result.exit_code == 0, result.output
+    assert "exact inference left out: " in result.output
+    content = json.loads(out.read_text())
+    assert content["method"] == "bp"
+    assert "compared_with" not in content
+
+
+def test_rows_and_states_beyond_the_limit_are_counted(tmp_path):
+    path = tmp_path / "net.uai"
+    path.write_text("MARKOV\n3\n11 2 2\n1\n1 0\n11\n" + "1 " * 11)
+    result = infer(path, "--method", "exact", "--rows", 1)
+    assert result.exit_code == 0, result.output
+    assert result.output.count(f"{1 / 11:.6f}") == 8
+    assert "... 3 more" in result.output
+    assert "2 more variables: --rows or --json shows them." in result.output
+    result = infer(path, "--method", "exact", "--rows", 0)
+    assert result.exit_code == 0, result.output
+    assert "log-partition" in result.output
+    assert "marginals" not in result.output
+
+
 def test_single_precision(tmp_path):
     out = tmp_path / "out.json"
     result = infer("asia", "--method", "exact", "--precision", 32, "--json", out)

@@ -12,7 +12,22 @@ from typer.testing import CliRunner
 
 from klprojax.cli._app import app
 from klprojax.cli._network import make_network
-from klprojax.training import CrossEntropy, GradientStep, evaluate, fit, load_dataset
+from klprojax.cli._train import Options, Step, _make_step
+from klprojax.training import (
+    ADMM,
+    AlternatingProjections,
+    CrossEntropy,
+    CyclicProjections,
+    DifferenceMap,
+    DouglasRachford,
+    Dykstra,
+    GradientStep,
+    ProjectionDirection,
+    ProjectionStep,
+    evaluate,
+    fit,
+    load_dataset,
+)
 
 runner = CliRunner()
 
@@ -90,6 +105,45 @@ def test_projection_steps_run(data, tmp_path, scheme):
     assert one["step"] == "projection"
     assert one["accuracy_sd"] == 0.0
     assert 0 <= one["accuracy_mean"] <= 1
+
+
+def test_projection_adam_hands_the_slopes_to_adam(data, tmp_path):
+    out = tmp_path / "out.json"
+    result = train(
+        "--data", data, *SMALL, "--step", "projection-adam", "--learning-rate", 0.05, "--json", out
+    )
+    assert result.exit_code == 0, result.output
+    (one,) = json.loads(out.read_text())["results"]
+    dataset = load_dataset(data, dtype="float64")
+    run = fit(
+        make_network(4, [6, 6], 3, 0, skip=False, dtype=np.float64),
+        ProjectionDirection(optax.adam(0.05)), dataset.train, dataset.validation,
+        loss=CrossEntropy(), epochs=3, batch_size=16, seed=0, select="metric",
+    )  # fmt: skip
+    # The same computation.
+    assert [point[2] for point in one["curve"]] == pytest.approx(
+        [entry["validation_accuracy"] for entry in run.history], rel=1e-12
+    )
+    found = evaluate(run.model, dataset.test, loss=CrossEntropy()).metric
+    assert one["accuracy_mean"] == pytest.approx(found, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        ("cyclic", CyclicProjections),
+        ("alternating", AlternatingProjections),
+        ("douglas-rachford", DouglasRachford),
+        ("difference-map", DifferenceMap),
+        ("dykstra", Dykstra),
+        ("admm", ADMM),
+    ],
+)
+def test_schemes_by_name(name, scheme):
+    step = _make_step(Step.projection, Options(None, name, 7, 100))
+    assert isinstance(step, ProjectionStep)
+    assert isinstance(step.scheme, scheme)
+    assert step.iterations == 7
 
 
 def test_pictures(data, tmp_path):
@@ -172,6 +226,8 @@ def test_skip_changes_the_network(data, tmp_path):
         (("--json", "nowhere/out.json"), "nowhere/out.json: the folder nowhere does not exist"),
         (("--step", "sgd", "--scheme", "cyclic"), "--scheme and --iterations belong to"),
         (("--step", "sgd", "--iterations", "3"), "--scheme and --iterations belong to"),
+        (("--step", "projection-adam", "--scheme", "cyclic"), "belong to --step projection."),
+        (("--step", "projection-adam", "--iterations", "2"), "belong to --step projection."),
         (("--step", "projection", "--learning-rate", "1"), "--learning-rate belongs to a step"),
         (("--step", "projection", "--scheme", "x"), "--scheme is 'x'; expected one of cyclic"),
     ],

@@ -13,7 +13,9 @@ import optax
 import pytest
 
 from klprojax import ModelFileError
+from klprojax.graphs._files._archive import read_arrays, write_arrays
 from klprojax.training import AbstractStep, GradientStep, fit
+from klprojax.training._checkpoint import _FORMAT as FORMAT
 from klprojax.training._checkpoint import describe, digest
 
 from ._runs import blobs, cross_entropy, network, weights_of
@@ -194,6 +196,30 @@ def test_a_damaged_checkpoint_is_an_error(checkpoint, tmp_path, cut):
     path = tmp_path / "run.npz"
     path.write_bytes(content[: int(cut * len(content)) if isinstance(cut, float) else cut])
     with pytest.raises(ModelFileError, match=r"run.npz: expected"):
+        run(path)
+
+
+def without_state(header, arrays):
+    del arrays[next(name for name in arrays if name.startswith("state"))]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda h, a: h.update(run=[1]), ValueError, "it differs in .*train"),
+        (lambda h, a: h["run"].update(first_update="x"), ValueError, "it differs in the first upd"),
+        (lambda h, a: h.update(at=3), ModelFileError, "expected the numbers of a run"),
+        (without_state, ModelFileError, "expected an array state_0 of this run"),
+    ],
+)
+def test_a_checkpoint_that_another_program_wrote_is_an_error(
+    checkpoint, tmp_path, change, error, message
+):
+    header, arrays = read_arrays(checkpoint, FORMAT, 10**6)
+    change(header, arrays)
+    path = tmp_path / "run.npz"
+    write_arrays(path, FORMAT, {key: header[key] for key in ("run", "at")}, arrays)
+    with pytest.raises(error, match=message):
         run(path)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from klprojax.training import CrossEntropy, Margin, SquaredError
+from klprojax.training import AbstractOutputFactor, CrossEntropy, Margin, SquaredError
 
 LABELS = jnp.asarray([2, 0], jnp.int32)
 
@@ -49,6 +49,21 @@ def test_the_proximal_step_minimises_the_objective_it_names(name, seed, scale, o
     rng = np.random.default_rng(seed)
     for _ in range(10):
         assert best <= objective(found + 1e-3 * rng.normal(size=found.shape))
+
+
+@pytest.mark.parametrize("omega", [0.2, 3.0])
+@pytest.mark.parametrize("name", FACTORS)
+def test_the_slope_is_the_message_and_the_gradient_at_the_proximal_point(name, omega):
+    factor, targets, start = FACTORS[name], TARGETS[name], outputs(1, scale=2.0)
+    found = factor.slope(start, targets, omega)
+    assert float(jnp.abs(found).max()) > 0.01
+    # A few roundings of numbers of size 1 and the proximal step's own.
+    close = {"rtol": 0, "atol": 1e-13}
+    message = AbstractOutputFactor.slope(factor, start, targets, omega)
+    np.testing.assert_allclose(found, message, **close)
+    nearest = factor.proximal(start, targets, omega)
+    gradient = jax.grad(lambda x: jnp.sum(factor(x, targets)))(nearest)
+    np.testing.assert_allclose(found, -gradient, **close)
 
 
 def test_losses_are_the_closed_forms():
