@@ -88,7 +88,7 @@ def fit_command(
     pseudocount: Annotated[
         float | None, typer.Option(min=0.0, help="Imaginary rows a distribution. [em: 0.1]")
     ] = None,
-    softening: Annotated[float, typer.Option(min=0.0, max=0.4, help="Data softening.")] = 0.002,
+    softening: Annotated[float, typer.Option(min=0.0, max=0.4, help="Data softening.")] = 0.0,
     spread: Annotated[
         float, typer.Option(min=0.0, help="Standard deviation of the first log-weights.")
     ] = 2.0,

@@ -53,7 +53,7 @@ def test_validation_rows_choose():
     facts = {"versions": {"jax": "9"}, "device": "x", "cpu_count": 1, "commit": "c", "date": "d"}
     text = density.markdown({**facts, "rows": rows})
     assert "| nltcs | -6.010 | 0.007 | 2 | " in text
-    assert "within 0.2%: 1 of 2" in text
+    assert "within 0.2%: 1 of 2. Above every column: 0 of 2" in text
     assert "Failed: 1 runs" in text
 
 

@@ -38,7 +38,7 @@ def file(tmp_path):
     "options",
     [
         ("--components", 2, "--full-epochs", 2, "--precision", 64),
-        ("--structure", "hmm", "--step", "adam", "--softening", 0),
+        ("--structure", "hmm", "--step", "adam", "--softening", 0.002),
         ("--structure", "rat", "--depth", 1, "--repetitions", 2, "--full-epochs", 2),
         ("--structure", "factorised", "--pseudocount", 0.5, "--spread", 1, "--batch-size", 30),
     ],

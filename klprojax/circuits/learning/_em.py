@@ -44,7 +44,7 @@ class EMStep:
     step_size: float = 0.9
     final_step_size: float = 0.05
     pseudocount: float = 0.1
-    softening: float = 0.002
+    softening: float = 0.0
 
     def __post_init__(self):
         for name in ("step_size", "final_step_size"):
