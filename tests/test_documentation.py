@@ -190,6 +190,31 @@ def test_circuits_are_compared_once_they_are_measured(results):
     assert "build and compile" not in table
 
 
+def test_sentences_about_circuits(results):
+    for name in ("reference_circuits", "density"):
+        (results / f"{name}.json").unlink(missing_ok=True)
+    bare = readme.comparisons(results)
+    assert "PSDD" not in bare
+    assert "Density" not in bare
+    rows = [
+        {"edges": 7, "sweep_cpu_s": 0.5, "log_partition_difference": 2e-14},
+        {"edges": 9, "sweep_cpu_s": 0.01, "log_partition_difference": 0, "test_difference": 3e-15},
+    ]
+    (results / "reference_circuits.json").write_text(json.dumps({"rows": rows}))
+    run = {"candidate": "defaults", "seed": 0, "status": "done", "valid_log_likelihood": -1.0}
+    found = {"nltcs": -5.9, "plants": -14.0, "ad": -20.0}
+    rows = [
+        {**run, "data": name, "test_log_likelihood": value, "seconds": 1.0}
+        for name, value in found.items()
+    ]
+    (results / "density.json").write_text(json.dumps({"rows": rows}))
+    text = readme.comparisons(results)
+    assert (
+        "agree with their references to 2e-14; a sweep of the largest, 9 edges, takes 10 ms" in text
+    )
+    assert "(within 0.2%) on 2, not on ad; above all six published columns on 1: nltcs." in text
+
+
 def test_a_statement_that_does_not_come_out_is_shown_so(results):
     def wrong(report):
         for check in report["checks"]:
