@@ -51,6 +51,7 @@ CANDIDATES = {
     "softened, batches of 256": (*SOFT, "--batch-size", "256"),
     "softened, batches of 64": (*SOFT, "--batch-size", "64"),
     "batches of 64": ("--batch-size", "64"),
+    "32 units": ("--units", "32"),
 }
 
 
