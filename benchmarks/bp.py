@@ -3,7 +3,8 @@
 Both sides run the same arrays, sum-product without damping, exactly T iterations, float32. Each is
 a process of its own that stays alive, and their runs alternate. PGMax needs an environment of its
 own: ``--setup-peers`` makes one under ``benchmarks/.env``, or KLPROJAX_PGMAX_PYTHON names its
-Python; without one its figures come from a recording and are marked so.
+Python; without one its figures come from a recording and are marked so. ising2000 runs by default
+only on a GPU.
 """
 
 import argparse
@@ -396,7 +397,6 @@ def roofline(bench: Bench, names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    # ising2000 runs by default only on a GPU.
     out = shared.base_parser("bp", __doc__, CASES)
     shared.add_peer(out, "PGMax", 9)
     out.add_argument("--plot", type=Path, metavar="OUT", help="draw the ratios here (matplotlib)")

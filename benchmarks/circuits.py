@@ -61,10 +61,10 @@ def peer_python() -> str | None:
     return str(ours) if ours.exists() else None
 
 
-def load(data: Path, name: str) -> np.ndarray:
-    """Training rows of a density-estimation set."""
+def load(data: Path, name: str, part: str = "train") -> np.ndarray:
+    """Rows of a density-estimation set: its part train, valid or test."""
     with np.load(data / "density20" / f"{name}.npz") as file:
-        return np.unpackbits(file["train"], axis=1, count=int(file["n_vars"]))
+        return np.unpackbits(file[part], axis=1, count=int(file["n_vars"]))
 
 
 def measure(

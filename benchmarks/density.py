@@ -167,8 +167,9 @@ def markdown(report: dict[str, Any]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    out = shared.parser("density", __doc__)
-    out.set_defaults(float_bits=32)
+    out = shared.base_parser("density", __doc__)
+    shared.add_data_dir(out, "density20/")
+    out.add_argument("--resume", action="store_true", help="keep finished rows of --json FILE")
     out.add_argument("--seeds", type=int, default=3, help="seeds of the chosen candidate")
     out.add_argument(
         "--candidate", action="append", default=[], choices=CANDIDATES, help="repeatable"
@@ -185,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         raise SystemExit(f"No data set is named {sorted(unknown)}; there are {list(PUBLISHED)}.")
     rows = shared.finished_rows(options, ("done",))
-    report = {"benchmark": "density", **shared.environment(options.float_bits), "rows": rows}
+    report = {"benchmark": "density", **shared.environment(32), "rows": rows}
 
     def add(name: str, candidate: str, seed: int) -> None:
         if any((r["data"], r["candidate"], r["seed"]) == (name, candidate, seed) for r in rows):

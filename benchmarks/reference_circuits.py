@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import _shared as shared
+from benchmarks.circuits import load
 
 MAX_DIFFERENCE = 1e-6
 SWEEPS = 7
@@ -20,13 +21,11 @@ SWEEPS = 7
 
 def rows_to_score(data: Path, name: str) -> Any:
     """Test rows of the set that a circuit was learned from; None if it is not there."""
-    import numpy as np
-
-    path = data / "density20" / f"{name.removeprefix('spnz:').split('.')[0].split('-')[0]}.npz"
-    if not path.exists():
+    known = name.removeprefix("spnz:").split(".")[0].split("-")[0]
+    try:
+        return load(data, known, "test")
+    except FileNotFoundError:
         return None
-    with np.load(path) as file:
-        return np.unpackbits(file["test"], axis=1, count=int(file["n_vars"]))
 
 
 def examine(record: dict[str, Any], name: str, data: Path) -> dict[str, Any]:
@@ -129,7 +128,9 @@ def markdown(report: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run, print, write; 1 if a circuit disagrees with its reference."""
-    parser = shared.parser("reference_circuits", __doc__)
+    parser = shared.base_parser("reference_circuits", __doc__)
+    shared.add_data_dir(parser, "circuits/ and density20/")
+    parser.add_argument("--float-bits", type=int, choices=(32, 64), default=64)
     options = parser.parse_args(argv)
     data = shared.data_dir(options)
     import jax

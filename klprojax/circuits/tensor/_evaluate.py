@@ -115,13 +115,8 @@ def evaluate(
         return _Levels(
             stacked(weights, scan.nodes),
             stacked(lambda rows: rows_of(tables, blocks[rows]), scan.inputs),
-            Evidence(
-                *(
-                    None
-                    if part is None
-                    else stacked(partial(rows_of, part), variables[scan.inputs])
-                    for part in evidence
-                )
+            jax.tree.map(
+                lambda part: stacked(partial(rows_of, part), variables[scan.inputs]), evidence
             ),
             table_values,
             table_parents,
