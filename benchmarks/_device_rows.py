@@ -277,7 +277,7 @@ def update(size: str, step: AbstractStep) -> Task:
     state = step.init(eqx.combine(parts, static))
     adam = isinstance(step, GradientStep)
     if adam:
-        # Moments of a run under way: after the first gradient an update is its sign, all or nothing.
+        # Moments of a run under way: the first update would be the gradient's sign.
         state = optax.tree_utils.tree_set(
             state,
             count=np.int32(100),
@@ -300,8 +300,9 @@ def update(size: str, step: AbstractStep) -> Task:
         2.0 * batch * (3 * size_of - widths[0] * widths[1]),
         4 * ((6 if adam else 4) * size_of + 4 * activations),
         f"widths {'-'.join(map(str, widths))}, batch {batch}; three products of 2 flops per weight "
-        f"and sample, two for the inputs' weights; weights and {'two moments' if adam else 'last moves'} read and written, "
-        "values and cotangents of the layers written and read",
+        f"and sample, two for the inputs' weights; weights and "
+        f"{'two moments' if adam else 'last moves'} read and written, values and "
+        "cotangents of the layers written and read",
         2e-5,
         "sums of a thousand products with signs in float32"
         if adam
