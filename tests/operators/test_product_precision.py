@@ -7,6 +7,7 @@ import pytest
 from jax.extend import core
 
 import klprojax
+from klprojax import circuits
 
 
 def products(jaxpr):
@@ -41,3 +42,26 @@ def test_belief_propagation_asks_for_full_precision(adjoint):
     # The factors' contractions and, of the implicit adjoint, the solver's inner products.
     assert len(found) > 10
     assert set(found) == {(full, full)}
+
+
+def test_exact_inference_and_circuits_ask_for_full_precision():
+    graph = klprojax.FactorGraph([2] * 3, [(0, 1), (1, 2)])
+    tables = graph.pack([np.ones((2, 2))] * 2, np.float32)
+
+    def log_partition(tables):
+        return klprojax.infer(graph, tables, klprojax.Elimination(), throw=False).log_partition
+
+    builder = circuits.CircuitBuilder([2])
+    leaves = [builder.indicator(0, state) for state in (0, 1)]
+    circuit, log_weights, _ = builder.build(builder.sum(leaves, np.log([0.5, 0.5])))
+
+    def means(log_weights):
+        return circuits.expected_values(circuit, log_weights)
+
+    for function, given in (
+        (lambda t: jax.jvp(log_partition, (t,), (t,)), tables),
+        (means, jnp.asarray(log_weights, jnp.float32)),
+    ):
+        found = list(products(jax.make_jaxpr(function)(given).jaxpr))
+        assert found
+        assert set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
