@@ -108,7 +108,8 @@ class Worker:
 
     def run(self, limit: float, *arguments: Any) -> dict[str, Any]:
         """The job's answer, or ``{"status": "time limit"}``, or why it failed."""
-        if self.process is None:
+        starting = self.process is None
+        if starting:
             context = multiprocessing.get_context("spawn")
             self.connection, theirs = context.Pipe()
             self.process = context.Process(
@@ -116,14 +117,15 @@ class Worker:
             )
             self.process.start()
             theirs.close()
-            self.connection.recv()  # ready: imports do not count against the job
-        self.connection.send(arguments)
-        if not self.connection.poll(limit):
-            self.stop()
-            return {"status": "time limit", "limit_s": limit}
         try:
+            if starting:
+                self.connection.recv()  # ready: imports do not count against the job
+            self.connection.send(arguments)
+            if not self.connection.poll(limit):
+                self.stop()
+                return {"status": "time limit", "limit_s": limit}
             return self.connection.recv()
-        except EOFError:
+        except (EOFError, BrokenPipeError):
             self.process.join()
             status = self.process.exitcode
             self.process = None
@@ -228,7 +230,10 @@ def environment(float_bits: int) -> dict[str, Any]:
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
+        try:
+            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
+        except FileNotFoundError:
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     changed = git("status", "--porcelain", "--", "../klprojax")

@@ -110,6 +110,11 @@ class Sides(ExitStack):
 
 
 def problem(sizes: list[int], rows: int, path: Path, dtype: str = "float32") -> None:
+    """Write the arrays of a network and its batch."""
+    np.savez(path, **problem_arrays(sizes, rows, dtype))
+
+
+def problem_arrays(sizes: list[int], rows: int, dtype: str = "float32") -> dict[str, np.ndarray]:
     """He-initialised weights, small biases, images of uniform noise and random labels."""
     rng = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {}
@@ -120,7 +125,7 @@ def problem(sizes: list[int], rows: int, path: Path, dtype: str = "float32") -> 
     arrays["out.weight"] = rng.normal(size=sizes[-2:]) * np.sqrt(1 / sizes[-2])
     arrays["x"] = rng.random((rows, sizes[0]))
     typed = {name: array.astype(dtype) for name, array in arrays.items()}
-    np.savez(path, **typed, y=rng.integers(0, sizes[-1], rows).astype(np.int32))
+    return typed | {"y": rng.integers(0, sizes[-1], rows).astype(np.int32)}
 
 
 def distance(path: Path) -> float:

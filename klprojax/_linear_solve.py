@@ -73,7 +73,7 @@ def bicgstab(
     )
 
     def step(state: _State, product: Array) -> _State:
-        denominator = jnp.vdot(state.shadow, product)
+        denominator = _dot(state.shadow, product)
         broken = (denominator == 0) | ~jnp.isfinite(denominator)
         alpha = jnp.where(broken, 0.0, state.rho / jnp.where(broken, 1.0, denominator))
         x = state.x + alpha * state.direction
@@ -83,11 +83,11 @@ def bicgstab(
         return state._replace(phase=phase, x=x, rest=rest, image=product, alpha=alpha)
 
     def stabilize(state: _State, product: Array) -> _State:
-        square = jnp.vdot(product, product)
-        omega = jnp.vdot(product, state.rest) / jnp.where(square == 0, 1.0, square)
+        square = _dot(product, product)
+        omega = _dot(product, state.rest) / jnp.where(square == 0, 1.0, square)
         x = state.x + omega * state.rest
         rest = state.rest - omega * product
-        rho = jnp.vdot(state.shadow, rest)
+        rho = _dot(state.shadow, rest)
         scale = state.rho * omega
         broken = (scale == 0) | (rho == 0) | ~jnp.isfinite(scale) | ~jnp.isfinite(rho)
         beta = jnp.where(broken, 0.0, rho * state.alpha / jnp.where(broken, 1.0, scale))
@@ -113,7 +113,7 @@ def bicgstab(
             rest=rest,
             shadow=rest,
             direction=rest,
-            rho=jnp.vdot(rest, rest),
+            rho=_dot(rest, rest),
             best=best,
             error=jnp.where(better, error, state.error),
         )
@@ -127,3 +127,8 @@ def bicgstab(
 
     end = lax.while_loop(lambda state: state.phase != _DONE, body, start)
     return end.best, end.error
+
+
+def _dot(a: Array, b: Array) -> Array:
+    # HIGHEST: accelerators would otherwise round float32 to 10 bits.
+    return jnp.vdot(a, b, precision=lax.Precision.HIGHEST)

@@ -140,7 +140,10 @@ def expected_values(
     s = circuit.structure
     out = jnp.zeros(circuit.num_variables, log_weights.dtype)
     for ids, table in zip(s.class_members, got.marginals, strict=True):
-        out = out.at[ids].set(table @ jnp.arange(table.shape[1], dtype=table.dtype))
+        states = jnp.arange(table.shape[1], dtype=table.dtype)
+        # HIGHEST: accelerators would otherwise round float32 to 10 bits.
+        means = jnp.matmul(table, states, precision=jax.lax.Precision.HIGHEST)
+        out = out.at[ids].set(means)
     for group, theta in zip(circuit.groups, parameters, strict=True):
         if isinstance(group.family, AbstractContinuousLeaf):
             means = group.family.mean(theta)

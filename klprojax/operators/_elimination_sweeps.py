@@ -43,7 +43,9 @@ def _derivatives(primals, tangents):
     log_partition, marginals = log_partition_and_marginals(plan, flat)
     arrays, structure = jax.tree.flatten(plan)
     covariance = _cumulant.bind(*arrays, flat, d_flat, structure=structure)
-    return (log_partition, marginals), (jnp.dot(marginals, d_flat), covariance)
+    # HIGHEST: accelerators would otherwise round float32 to 10 bits.
+    slope = jnp.dot(marginals, d_flat, precision=jax.lax.Precision.HIGHEST)
+    return (log_partition, marginals), (slope, covariance)
 
 
 log_partition_and_marginals.defjvp(_derivatives)

@@ -241,7 +241,13 @@ def _contract(table: Array, weights: list[Array], skip: int) -> Array:
         if b == skip:
             continue
         after = left.replace(letters[b], "")
-        out = jnp.einsum(f"{lead}{left},z{letters[b]}->z{after}", out, weights[b])
+        # HIGHEST: accelerators would otherwise round float32 to 10 bits.
+        out = jnp.einsum(
+            f"{lead}{left},z{letters[b]}->z{after}",
+            out,
+            weights[b],
+            precision=lax.Precision.HIGHEST,
+        )
         left, lead = after, "z"
     return out
 
