@@ -129,6 +129,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 
 if not TYPE_CHECKING:  # or a type checker would take any misspelt name for one of these
+    __all__ = [*_SUBPACKAGES, *_MODULE_OF]
 
     def __getattr__(name: str) -> Any:
         if name in _SUBPACKAGES:

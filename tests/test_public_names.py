@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import equinox as eqx
@@ -97,7 +98,7 @@ NAMES = {
 
 # From the ground up: a module may import what stands on an earlier line, and its own package.
 LAYERS = (
-    {"_types", "_linear_solve"},
+    {"_types", "_linear_solve", "_store"},
     {"_solution", "_adjoint"},
     {"geometry"},
     {"graphs"},
@@ -133,8 +134,9 @@ def test_public_names_are_those_listed(package):
 
 def test_every_package_is_listed():
     found = {
-        "klprojax." + path.parent.relative_to(PACKAGE).as_posix()
+        "klprojax." + path.parent.name
         for path in PACKAGE.glob("*/__init__.py")
+        if not path.parent.name.startswith("_")
     }
     assert set(NAMES) - {"klprojax"} == found - {"klprojax.cli", "klprojax.models"}
 
@@ -390,3 +392,29 @@ def test_importing_everything_computes_nothing_and_is_mostly_jax():
     assert not matplotlib
     # 0.3 s against 0.9 s where this was written; a ratio, for machines of any speed.
     assert ours < 1.5 * jax_seconds
+
+
+@pytest.mark.parametrize("package", NAMES)
+def test_import_of_everything_brings_the_public_names(package):
+    namespace = {}
+    exec(f"from {package} import *", namespace)
+    del namespace["__builtins__"]
+    wanted = set(NAMES[package].split())
+    assert wanted <= set(namespace)
+    # Packages inside a package come too, and under test the checker of types.
+    assert all(inspect.ismodule(namespace[name]) for name in set(namespace) - wanted)
+
+
+def test_what_to_install_is_what_pip_finds():
+    # The package itself may be on no index: then it cannot be named with an extra.
+    extras = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    listed = {
+        re.match(r"[\w-]+", package)[0]
+        for packages in extras["optional-dependencies"].values()
+        for package in packages
+    }
+    named = [
+        name for path in FILES for name in re.findall(r"pip install ([\w-]+)", path.read_text())
+    ]
+    assert len(named) >= 5
+    assert set(named) <= listed - {"klprojax"}

@@ -15,6 +15,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Or square brackets in help texts, ranges and defaults, would be read as markup and dropped.
+    rich_markup_mode=None,
 )
 
 

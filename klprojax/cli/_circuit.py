@@ -1,21 +1,20 @@
 """``klprojax circuit``: learn circuits from data, ask circuits of any origin."""
 
 import json
-import os
 import time
 import zipfile
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from ._infer import BAD_INPUT, Precision
+from .._store import read_npz
+from ._infer import EncodingOption, Precision, Repair, RepairOption
+from ._screen import Screen, check_outputs, write_json, write_then_show
+from ._wrong_files import check_kind
 
 # Most bytes of a saved circuit's header that are looked at to tell its format.
 _MOST_HEADER_BYTES = 2**28
@@ -104,7 +103,7 @@ def fit_command(
 
     Exit status: 0; 2 for bad input.
     """
-    console, errors = Console(), Console(stderr=True)
+    screen = Screen()
     import jax
 
     jax.config.update("jax_enable_x64", precision is Precision.double)
@@ -112,7 +111,8 @@ def fit_command(
     from ..circuits.tensor import save_tensor_circuit
 
     began = time.perf_counter()
-    try:
+    with screen.bad_input_exits():
+        check_outputs(save, checkpoint, json_out)
         if step is Step.adam and (full_epochs or pseudocount is not None):
             raise ValueError("--full-epochs and --pseudocount belong to --step em.")
         parts = _read(data)
@@ -131,7 +131,7 @@ def fit_command(
             )
         else:
             how = AdamStep(softening=softening)
-        errors.print(f"[dim]{circuit}[/dim]", highlight=False)
+        screen.note(circuit)
         start = circuit.init(seed, rows=parts["train"], scale=spread)
         result = fit(
             circuit,
@@ -171,23 +171,25 @@ def fit_command(
             "best_epoch": result.best_epoch,
             "history": result.history,
         }
-        if save is not None:
-            save_tensor_circuit(save, circuit, result.parameters)
-        if json_out is not None:
-            _write_json(json_out, content)
-    except (ValueError, OSError) as error:
-        errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
-    table = Table(title=f"{data.name}: {structure.value}, {step.value}")
-    for heading in ("rows", "mean log-likelihood (nats)"):
-        table.add_column(heading, justify="right")
-    for name in parts:
-        table.add_row(name, f"{scores[f'{name}_log_likelihood']:.4f}")
-    console.print(table)
-    console.print(
-        f"{result.epochs} epochs, the best was {result.best_epoch}; {content['seconds']:.1f} s.",
-        highlight=False,
-    )
+
+        def write() -> None:
+            if save is not None:
+                save_tensor_circuit(save, circuit, result.parameters)
+            write_json(json_out, content)
+
+        def show() -> None:
+            screen.table(
+                ("rows", "mean log-likelihood (nats)"),
+                [(name, f"{scores[f'{name}_log_likelihood']:.4f}") for name in parts],
+                title=f"{data.name}: {structure.value}, {step.value}",
+                left=("rows",),
+            )
+            screen.show(
+                f"{result.epochs} epochs, the best was {result.best_epoch}; "
+                f"{content['seconds']:.1f} s."
+            )
+
+        write_then_show(write, show)
 
 
 @circuit_app.command("query")
@@ -210,6 +212,8 @@ def query_command(
     max_edges: Annotated[
         int, typer.Option(min=1, help="Largest circuit that a model is compiled to.")
     ] = 10_000_000,
+    repair: RepairOption = None,
+    encoding: EncodingOption = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
     precision: Annotated[Precision, typer.Option(help="Floating-point bits.")] = Precision.double,
 ) -> None:
@@ -218,19 +222,26 @@ def query_command(
     In the JSON, test_log_likelihood is null without --data, and where a row is impossible
     (impossible_rows counts them). Exit status: 0; 2 for bad input.
     """
-    console, errors = Console(), Console(stderr=True)
+    screen = Screen()
     import jax
 
     jax.config.update("jax_enable_x64", precision is Precision.double)
     began = time.perf_counter()
-    try:
+    with screen.bad_input_exits():
+        check_kind(file, "circuit query")
+        check_kind(vtree, "circuit query --vtree")
+        check_outputs(json_out)
         rows = None
         if data is not None:
             rows = _read(data, ("test",))["test"]
             if not len(rows):
                 raise ValueError(f"{data} has no rows in test.")
-        with errors.status(f"reading {Path(file).name}"):
-            kind, counts, log_partition, score = _open(file, vtree, max_edges, batch_size)
+        with screen.working(f"reading {Path(file).name}"):
+            kind, counts, notes, log_partition, score = _open(
+                file, vtree, max_edges, batch_size, repair, encoding
+            )
+        for note in notes:
+            screen.note(f"note: {note}")
         content: dict[str, Any] = {
             "file": Path(file).name,
             "kind": kind,
@@ -241,37 +252,50 @@ def query_command(
             "impossible_rows": None,
         }
         if rows is not None:
-            with errors.status(f"{len(rows)} rows"):
+            with screen.working(f"{len(rows)} rows"):
                 found = np.asarray(score(rows), np.float64)
             content["test_rows"] = len(found)
             content["impossible_rows"] = int(np.isneginf(found).sum())
             mean = float(found.mean())
             content["test_log_likelihood"] = mean if np.isfinite(mean) else None
         content["seconds"] = time.perf_counter() - began
-        if json_out is not None:
-            _write_json(json_out, content)
-    except (ValueError, OSError) as error:
-        errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
-    table = Table(title=f"{content['file']}: {kind}", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, count in counts.items():
-        table.add_row(name, str(count))
-    table.add_row("log-partition (nats)", f"{content['log_partition']:.10g}")
-    if rows is not None:
-        table.add_row("test rows", str(content["test_rows"]))
-        table.add_row("mean log-likelihood (nats)", f"{mean:.6f}")
-        if content["impossible_rows"]:
-            table.add_row("impossible rows", str(content["impossible_rows"]))
-    table.add_row("seconds", f"{content['seconds']:.2f}")
-    console.print(table)
+        shown: list[tuple[str, object]] = [
+            *counts.items(),
+            ("log-partition (nats)", f"{content['log_partition']:.10g}"),
+        ]
+        if rows is not None:
+            shown += [
+                ("test rows", content["test_rows"]),
+                ("mean log-likelihood (nats)", f"{mean:.6f}"),
+            ]
+            if content["impossible_rows"]:
+                shown.append(("impossible rows", content["impossible_rows"]))
+        shown.append(("seconds", f"{content['seconds']:.2f}"))
+        title = f"{content['file']}: {kind}"
+        write_then_show(
+            lambda: write_json(json_out, content),
+            lambda: screen.table(("", " "), shown, title=title, left=("",), heads=False),
+        )
+
+
+class Opened(NamedTuple):
+    """A circuit of any kind: its sizes, and functions for log-partition and log-likelihoods."""
+
+    kind: str
+    sizes: dict[str, int]
+    notes: tuple[str, ...]
+    log_partition: Callable[[], Any]
+    score: Callable[[np.ndarray], Any]
 
 
 def _open(
-    file: str, vtree: Path | None, max_edges: int, batch_size: int | None
-) -> tuple[str, dict[str, int], Callable[[], Any], Callable[[np.ndarray], Any]]:
-    """Kind of circuit, its sizes, and functions for its log-partition and log-likelihoods."""
+    file: str,
+    vtree: Path | None,
+    max_edges: int,
+    batch_size: int | None,
+    repair: Repair | None,
+    encoding: str | None,
+) -> Opened:
     import jax
     import jax.numpy as jnp
 
@@ -282,6 +306,9 @@ def _open(
     suffix = format_suffix(file)
     if vtree is not None and suffix not in (".psdd", ".sdd"):
         raise ValueError("--vtree belongs to a .psdd or .sdd file.")
+    if (repair, encoding) != (None, None) and suffix in (".npz", ".psdd", ".sdd", ".txt", ".spn"):
+        raise ValueError("--repair and --encoding belong to a model, a .bif file for example.")
+    notes: tuple[str, ...] = ()
     if suffix == ".npz" and _saved_format(file) == "klprojax-tensor-circuit":
         tensor, numbers = circuits.load_tensor_circuit(file)
         numbers = jax.tree.map(lambda table: table.astype(dtype), numbers)
@@ -293,9 +320,10 @@ def _open(
             "parameters": tensor.num_parameters,
         }
         batch = batch_size or 1024
-        return (
+        return Opened(
             "tensor circuit",
             sizes,
+            notes,
             lambda: tensor.log_partition(numbers),
             lambda rows: tensor.log_likelihood(numbers, rows, batch_size=batch),
         )
@@ -310,8 +338,9 @@ def _open(
     elif suffix in (".txt", ".spn"):
         kind, model = "SPN", circuits.read_spn(file)
     else:
-        compiled = circuits.compile_model(load_model(file), max_edges=max_edges, dtype=dtype)
-        kind, model = "compiled model", compiled
+        loaded = load_model(file, repair=repair, encoding=encoding)
+        kind, notes = "compiled model", loaded.notes
+        model = circuits.compile_model(loaded, max_edges=max_edges, dtype=dtype)
     circuit, log_weights, leaves = model
     batch = batch_size or max(1, min(1024, 2**30 // (4 * dtype.itemsize * circuit.num_nodes)))
     sizes = {
@@ -321,9 +350,10 @@ def _open(
         "depth": circuit.depth,
         "parameters": circuit.num_weights + sum(leaf.size for leaf in leaves),
     }
-    return (
+    return Opened(
         kind,
         sizes,
+        notes,
         lambda: circuits.log_partition(circuit, log_weights, leaf_parameters=leaves),
         lambda rows: circuits.log_likelihood(
             circuit, log_weights, rows, leaf_parameters=leaves, batch_size=batch
@@ -343,21 +373,14 @@ def _saved_format(file: str) -> str:
 
 def _read(path: Path, needed: tuple[str, ...] = ("train",)) -> dict[str, np.ndarray]:
     """The arrays train, valid and test as far as there are any; bits unpacked."""
-    try:
-        with open(path, "rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError(
-                    f"{path} is one array; expected an .npz file with an array {needed[0]}."
-                )
-            wanted = ("train", "valid", "test", "n_vars")
-            content = {key: file[key] for key in wanted if key in file}
-    except (zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is no readable .npz file: {error}") from None
+    content, found = read_npz(path, ("train", "valid", "test", "n_vars"))
     count = content.pop("n_vars", None)
     for key in needed:
         if key not in content:
-            raise ValueError(f"{path} has no array {key} of states [rows, variables].")
+            raise ValueError(
+                f"{path} has no array {key} of states [rows, variables]; it has "
+                f"{', '.join(found) or 'none'}."
+            )
     for key, rows in content.items():
         if rows.ndim != 2 or rows.dtype.kind not in "biuf":
             raise ValueError(
@@ -426,9 +449,3 @@ def _make(structure, train, cards, units, components, seed, shape) -> Any:
         )
     build = tensor.quad_tree if structure is Structure.quad_tree else tensor.poon_domingos
     return build(units=units, cardinality=max(cards), **given)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)

@@ -1,8 +1,7 @@
 """``klprojax infer``: marginals and log-partition of a model file."""
 
-import json
 import math
-import os
+import re
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,10 +10,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
-BAD_INPUT, NOT_CONVERGED = 2, 3
+from ._screen import NOT_CONVERGED, Screen, check_outputs, write_json, write_then_show
+from ._wrong_files import check_kind
+
+_MOST_STATES = 8  # of a variable, in the table that is shown
 
 
 class Method(StrEnum):
@@ -30,6 +30,26 @@ class Precision(StrEnum):
 
     single = "32"
     double = "64"
+
+
+class Repair(StrEnum):
+    """What to do about rows of a BIF table that are no distributions."""
+
+    normalise = "normalise"
+    uniform = "uniform"
+
+
+RepairOption = Annotated[
+    Repair | None,
+    typer.Option(
+        help="For BIF tables: normalise divides each row by its sum, however far from 1; uniform "
+        "does so too, and fills rows of NaN, of zeros or left out with equal probabilities. "
+        "[refuse them]"
+    ),
+]
+EncodingOption = Annotated[
+    str | None, typer.Option(help="Encoding of text files, latin-1 for example. [utf-8]")
+]
 
 
 @dataclass(frozen=True)
@@ -83,6 +103,8 @@ def infer_command(
     uai_output: Annotated[
         Path | None, typer.Option(help="Write NAME.MAR and NAME.PR into this folder.")
     ] = None,
+    repair: RepairOption = None,
+    encoding: EncodingOption = None,
     precision: Annotated[Precision, typer.Option(help="Floating-point bits.")] = Precision.double,
     memory_limit: Annotated[float, typer.Option(help="GiB that exact inference may use.")] = 4.0,
     rows: Annotated[int, typer.Option(min=0, help="Most variables to print.")] = 40,
@@ -91,21 +113,28 @@ def infer_command(
 
     Exit status: 0; 2 for bad input; 3 if the method did not converge (results are still written).
     """
-    console, errors = Console(), Console(stderr=True)
+    screen = Screen()
     import jax
 
     jax.config.update("jax_enable_x64", precision is Precision.double)
     from .. import load_model, read_evidence
 
-    try:
-        loaded = load_model(model)
-        observed = read_evidence(evidence, loaded) if evidence is not None else {}
+    with screen.bad_input_exits():
+        check_kind(model, "infer")
+        check_kind(evidence, "infer --evidence")
+        check_outputs(json_out)
+        loaded = load_model(model, repair=repair, encoding=encoding)
+        observed = {}
+        if evidence is not None:
+            observed = read_evidence(evidence, loaded, encoding=encoding)
+        uai = _uai_paths(uai_output, loaded.name or Path(model).name.split(".")[0])
+        check_outputs(*uai)
         for note in loaded.notes:
-            errors.print(f"[dim]note: {note}[/dim]", highlight=False)
+            screen.note(f"note: {note}")
         wanted = [method] if method is not None else [Method.exact, Method.bp]
-        answers = []
+        answers: list[Answer] = []
         for one in wanted:
-            with errors.status(f"{loaded.name or model}: {one.value}"):
+            with screen.working(f"{loaded.name or model}: {one.value}"):
                 try:
                     answers.append(
                         _answer(loaded, observed, one, max_steps, damping, tolerance, memory_limit)
@@ -113,21 +142,22 @@ def infer_command(
                 except TooLarge as large:
                     if len(wanted) == 1:
                         raise
-                    errors.print(f"exact inference left out: {large}", highlight=False)
-        _show(console, loaded, observed, answers, rows)
-        if json_out is not None:
-            _write_json(json_out, answers, loaded.variable_names)
-        if uai_output is not None:
-            _write_uai(uai_output, loaded.name or Path(model).name.split(".")[0], answers[0])
-    except (ValueError, OSError) as error:
-        errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
+                    screen.note(f"exact inference left out: {large}", style="")
+
+        def write() -> None:
+            content = answers[0].to_json(loaded.variable_names)
+            if len(answers) > 1:
+                content["compared_with"] = [a.to_json(loaded.variable_names) for a in answers[1:]]
+            write_json(json_out, content)
+            _write_uai(uai, answers[0])
+
+        write_then_show(write, lambda: _show(screen, loaded, observed, answers, rows))
     late = [answer for answer in answers if not answer.converged]
     for answer in late:
-        errors.print(
+        screen.note(
             f"{answer.method} did not converge in {answer.steps} steps (residual "
             f"{answer.residual:.2g}); try --damping 0.5 or more --max-steps.",
-            highlight=False,
+            style="",
         )
     if late:
         raise typer.Exit(NOT_CONVERGED)
@@ -173,76 +203,73 @@ def _answer(model, observed, method, max_steps, damping, tolerance, memory_limit
     )
 
 
-def _show(console: Console, model, observed, answers: list[Answer], rows: int) -> None:
-    summary = Table(
+def _show(screen: Screen, model, observed, answers: list[Answer], rows: int) -> None:
+    screen.table(
+        ("method", "log-partition (nats)", "converged", "steps", "residual", "seconds"),
+        [
+            (
+                a.method,
+                f"{a.log_partition:.10g}",
+                "yes" if a.converged else "NO",
+                str(a.steps) if a.method != Method.exact else "-",
+                f"{a.residual:.1e}" if a.method != Method.exact else "-",
+                f"{a.seconds:.2f}",
+            )
+            for a in answers
+        ],
         title=f"{model.name or 'model'}: {len(model.cardinalities)} variables, "
-        f"{len(model.scopes)} factors, {len(observed)} observed"
+        f"{len(model.scopes)} factors, {len(observed)} observed",
+        left=("method",),
     )
-    for heading in ("method", "log-partition (nats)", "converged", "steps", "residual", "seconds"):
-        summary.add_column(heading, justify="left" if heading == "method" else "right")
-    for a in answers:
-        summary.add_row(
-            a.method,
-            f"{a.log_partition:.10g}",
-            "yes" if a.converged else "NO",
-            str(a.steps) if a.method != Method.exact else "-",
-            f"{a.residual:.1e}" if a.method != Method.exact else "-",
-            f"{a.seconds:.2f}",
-        )
-    console.print(summary)
-    if not rows or not answers:
+    if not rows:
         return
-    table = Table(title="marginals")
-    table.add_column("variable")
-    table.add_column("state")
-    for a in answers:
-        table.add_column(a.method, justify="right")
+    gaps = []
     if len(answers) == 2:
-        table.add_column("largest difference", justify="right")
+        pairs = zip(answers[0].marginals, answers[1].marginals, strict=True)
+        gaps = [np.abs(a - b).max() for a, b in pairs]
     shown = range(min(rows, len(model.cardinalities)))
+    cells = []
     for v in shown:
-        states = (
-            model.state_names[v]
-            if model.state_names is not None
-            else [str(s) for s in range(model.cardinalities[v])]
-        )
+        count = model.cardinalities[v]
+        states = list(range(count) if model.state_names is None else model.state_names[v])
+        more = [f"... {count - _MOST_STATES} more"] if count > _MOST_STATES else []
         name = model.variable_names[v] + (" (observed)" if v in observed else "")
-        limit = 8
-        cells = ["\n".join(f"{p:.6f}" for p in a.marginals[v][:limit]) for a in answers]
-        if len(answers) == 2:
-            gap = np.abs(answers[0].marginals[v] - answers[1].marginals[v]).max()
-            cells.append(f"{gap:.1e}")
-        more = [f"... {len(states) - limit} more"] if len(states) > limit else []
-        table.add_row(name, "\n".join([*states[:limit], *more]), *cells)
-    console.print(table)
+        # A state a row: a long name that goes on in the next line keeps its number beside it.
+        for s, state in enumerate([*states[:_MOST_STATES], *more]):
+            numbers = [f"{a.marginals[v][s]:.6f}" if s < _MOST_STATES else "" for a in answers]
+            gap = [f"{gaps[v]:.1e}" if s == 0 else ""] if gaps else []
+            cells.append([name if s == 0 else "", state, *numbers, *gap])
+    screen.table(
+        ["variable", "state", *(a.method for a in answers), *["largest difference"] * bool(gaps)],
+        cells,
+        title="marginals",
+        left=("variable", "state"),
+    )
     if len(shown) < len(model.cardinalities):
-        console.print(
+        screen.show(
             f"{len(model.cardinalities) - len(shown)} more variables: --rows or --json shows them."
         )
-    if len(answers) == 2:
-        gaps = [
-            np.abs(a - b).max()
-            for a, b in zip(answers[0].marginals, answers[1].marginals, strict=True)
-        ]
+    if gaps:
         worst = int(np.argmax(gaps))
-        console.print(
+        screen.show(
             f"Largest difference of {answers[1].method} from {answers[0].method}: "
             f"{gaps[worst]:.2e} at {model.variable_names[worst]}; mean {np.mean(gaps):.2e}."
         )
 
 
-def _write_json(path: Path, answers: list[Answer], names: tuple[str, ...]) -> None:
-    content = answers[0].to_json(names)
-    if len(answers) > 1:
-        content["compared_with"] = [answer.to_json(names) for answer in answers[1:]]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
+def _uai_paths(folder: Path | None, name: str) -> tuple[Path, ...]:
+    """Where the two result files go; the folder is made."""
+    if folder is None:
+        return ()
+    folder.mkdir(parents=True, exist_ok=True)
+    # The name comes from the model's file, and must not lead out of the folder.
+    safe = re.sub(r"[/\\\0]", "_", name)
+    return folder / f"{safe}.MAR", folder / f"{safe}.PR"
 
 
-def _write_uai(folder: Path, name: str, answer: Answer) -> None:
+def _write_uai(paths: tuple[Path, ...], answer: Answer) -> None:
     from ..graphs import write_uai_mar, write_uai_pr
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_uai_mar(folder / f"{name}.MAR", answer.marginals)
-    write_uai_pr(folder / f"{name}.PR", answer.log_partition)
+    if paths:
+        write_uai_mar(paths[0], answer.marginals)
+        write_uai_pr(paths[1], answer.log_partition)

@@ -1,8 +1,6 @@
 """``klprojax train``: train a network by several steps on equal terms."""
 
-import json
 import math
-import os
 import statistics
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,10 +9,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ._infer import BAD_INPUT, Precision
+from ._infer import Precision
+from ._screen import Screen, check_outputs, write_figure, write_json, write_then_show
 
 WINDOWS = (1, 10, 100)
 DIGITS_EPOCHS, FILE_EPOCHS = 100, 10
@@ -137,26 +134,25 @@ def train_command(
 
     Exit status: 0; 2 for bad input.
     """
-    console, errors = Console(), Console(stderr=True)
+    screen = Screen()
     import jax
 
     jax.config.update("jax_enable_x64", precision is Precision.double)
     from ..training import load_dataset
 
-    try:
+    with screen.bad_input_exits():
         widths = _widths(hidden)
         for path in (plot, dynamics):
             if path is not None:
                 _check_picture(path)
-        for path in (plot, dynamics, json_out):
-            if path is not None and not path.absolute().parent.is_dir():
-                raise ValueError(f"{path}: the folder {path.parent} does not exist.")
         names = list(dict.fromkeys(step or [Step.adam, Step.projection]))
         projections = {Step.projection, Step.projection_adam}
         if not projections & set(names) and (scheme is not None or iterations is not None):
             raise ValueError("--scheme and --iterations belong to --step projection.")
         if set(names) == {Step.projection} and learning_rate is not None:
             raise ValueError("--learning-rate belongs to a step with an optimiser.")
+        pictures = _dynamics_paths(dynamics, names)
+        check_outputs(json_out, plot, *pictures)
         dtype = np.float64 if precision is Precision.double else np.float32
         dataset = load_dataset(data, dtype=dtype)
         if epochs is None:
@@ -166,13 +162,14 @@ def train_command(
         steps = {name.value: _make_step(name, options) for name in names}
         if checkpoint is not None:
             checkpoint.mkdir(parents=True, exist_ok=True)
+            check_outputs(checkpoint / f"{names[0].value}-0.npz")
         outcomes = _train(
             steps,
             dataset,
             widths,
             seeds,
             skip,
-            errors,
+            screen,
             epochs=epochs,
             batch_size=batch_size,
             windows=WINDOWS if dynamics is not None else (),
@@ -182,16 +179,13 @@ def train_command(
             f"{len(part[0])} {name}"
             for part, name in zip(dataset[:3], ("training", "validation", "test"), strict=True)
         )
-        _show(console, outcomes, f"{Path(data).name}: {rows} rows; {seeds} seed(s)")
-        if json_out is not None:
-            _write_json(json_out, outcomes)
-        if plot is not None or dynamics is not None:
-            _draw(plot, dynamics, outcomes)
-    except (ValueError, OSError, ImportError) as error:
-        from rich.markup import escape
 
-        errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
+        def write() -> None:
+            write_json(json_out, {"results": [one.to_json() for one in outcomes]})
+            _draw(plot, pictures, outcomes)
+
+        title = f"{Path(data).name}: {rows} rows; {seeds} seed(s)"
+        write_then_show(write, lambda: _show(screen, outcomes, title))
 
 
 def _make_step(name: Step, options: Options) -> Any:
@@ -247,7 +241,7 @@ def _train(
     widths: list[int],
     seeds: int,
     skip: bool,
-    errors: Console,
+    screen: Screen,
     *,
     epochs: int,
     batch_size: int,
@@ -269,7 +263,7 @@ def _train(
                 size = min(batch_size, len(dataset.train[0]))
                 memory = update_memory(start, step, dataset.train, loss, batch_size=size)
                 outcomes[name] = Outcome(name, memory)
-            errors.print(f"[dim]{name}, seed {seed}[/dim]", highlight=False)
+            screen.note(f"{name}, seed {seed}")
             result = fit(
                 start,
                 step,
@@ -313,41 +307,39 @@ def _check_picture(path: Path) -> None:
         raise ValueError(f"{path}: expected a name that ends in .png, .pdf or .svg.")
 
 
-def _draw(plot: Path | None, dynamics: Path | None, outcomes: list[Outcome]) -> None:
+def _dynamics_paths(path: Path | None, names: list[Step]) -> list[Path]:
+    """One file a step if there are several: their panels differ."""
+    if path is None or len(names) == 1:
+        return [] if path is None else [path]
+    return [path.with_name(f"{path.stem}-{name.value}{path.suffix}") for name in names]
+
+
+def _draw(plot: Path | None, pictures: list[Path], outcomes: list[Outcome]) -> None:
+    if plot is None and not pictures:
+        return
     from .. import plots
 
     if plot is not None:
         figure = plots.learning_curves({one.step: one.histories for one in outcomes})
-        figure.savefig(plot, dpi=150)
-    if dynamics is not None:
-        # One file a step if there are several: their panels differ.
-        for one in outcomes:
-            several = len(outcomes) > 1
-            name = f"{dynamics.stem}-{one.step}{dynamics.suffix}" if several else dynamics.name
-            figure = plots.dynamics(one.histories[0])
-            figure.suptitle(one.step)
-            figure.savefig(dynamics.with_name(name), dpi=150)
+        write_figure(plot, figure)
+    for path, one in zip(pictures, outcomes, strict=bool(pictures)):
+        figure = plots.dynamics(one.histories[0])
+        figure.suptitle(one.step)
+        write_figure(path, figure)
 
 
-def _show(console: Console, outcomes: list[Outcome], title: str) -> None:
-    table = Table(title=title)
-    headings = ("step", "test accuracy", "seconds", "ms/update", "peak memory (MiB)")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "step" else "right")
+def _show(screen: Screen, outcomes: list[Outcome], title: str) -> None:
+    rows = []
     for one in outcomes:
         spread = f" ± {one.accuracy_sd:.4f}" if len(one.accuracies) > 1 else ""
-        table.add_row(
-            one.step,
-            f"{one.accuracy_mean:.4f}{spread}",
-            f"{statistics.fmean(one.seconds):.2f}",
-            f"{1e3 * (one.seconds_per_update or math.nan):.3f}",
-            "-" if one.memory_mib is None else f"{one.memory_mib:.2f}",
+        rows.append(
+            (
+                one.step,
+                f"{one.accuracy_mean:.4f}{spread}",
+                f"{statistics.fmean(one.seconds):.2f}",
+                f"{1e3 * (one.seconds_per_update or math.nan):.3f}",
+                "-" if one.memory_mib is None else f"{one.memory_mib:.2f}",
+            )
         )
-    console.print(table)
-
-
-def _write_json(path: Path, outcomes: list[Outcome]) -> None:
-    content = {"results": [one.to_json() for one in outcomes]}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
+    headings = ("step", "test accuracy", "seconds", "ms/update", "peak memory (MiB)")
+    screen.table(headings, rows, title=title, left=("step",))

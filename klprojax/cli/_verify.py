@@ -2,32 +2,20 @@
 
 import importlib
 import importlib.util
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.text import Text
 
-NOT_AS_EXPECTED, BAD_INPUT = 1, 2
-# Columns of the table where the output is no terminal whose width could be asked for.
-PLAIN_WIDTH = 150
-
-
-class Precision(StrEnum):
-    """Floating-point width."""
-
-    single = "32"
-    double = "64"
+from ._infer import Precision
+from ._screen import NOT_AS_EXPECTED, Screen, check_outputs, visible, write_json, write_then_show
 
 
 def verify_command(
@@ -56,71 +44,72 @@ def verify_command(
 
     Exit status: 0 if all came out as expected; 1 if one did not; 2 for bad input.
     """
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-    errors = Console(stderr=True)
+    screen = Screen()
     import jax
 
     jax.config.update("jax_enable_x64", precision is Precision.double)
     dtype = f"float{precision.value}"
     start = time.perf_counter()
-    try:
-        if json_out is not None and not json_out.parent.is_dir():
-            raise ValueError(f"--json: there is no folder {json_out.parent}")
+    with screen.bad_input_exits():
+        check_outputs(json_out)
         if function is None:
-            checks = _statements(errors, only or None, seed, dtype)
+            checks = _statements(screen, only or None, seed, dtype)
         elif only:
             raise ValueError("--only chooses among the paper's statements; leave out --function")
         else:
-            checks = _user_function(errors, function, seed)
-        _show(console, checks)
-        if json_out is not None:
-            _write_json(json_out, int(precision.value), checks)
-    except (ValueError, OSError) as error:
-        errors.print(f"[red]error:[/red] {_escaped(error)}", highlight=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
+            checks = _user_function(screen, function, seed)
+        content = {
+            "precision": int(precision.value),
+            "checks": [check.to_json() for check in checks],
+        }
+        write_then_show(lambda: write_json(json_out, content), lambda: _show(screen, checks))
     for check in checks:
         if check.error is not None:
-            errors.print(f"{check.name}: {_escaped(check.error)}", highlight=False, soft_wrap=True)
+            screen.note(f"{check.name}: {check.error}", style="")
     wrong = [check.name for check in checks if not check.as_expected]
     seconds = time.perf_counter() - start
     summary = f"{len(checks)} checks in {seconds:.1f} s, {dtype}, seed {seed}: "
     summary += "all as expected." if not wrong else f"NOT as expected: {', '.join(wrong)}."
-    console.print(summary, highlight=False, soft_wrap=True)
+    screen.show(summary)
     if wrong:
         raise typer.Exit(NOT_AS_EXPECTED)
 
 
-def _statements(errors: Console, only: list[str] | None, seed: int, dtype: str) -> list[Any]:
+def _statements(screen: Screen, only: list[str] | None, seed: int, dtype: str) -> list[Any]:
     from ..checks import registered_checks, run_check
 
     entries = registered_checks(only)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     out = []
     with Progress(
         *columns,
         TimeElapsedColumn(),
-        console=errors,
+        console=screen.errors,
         transient=True,
-        disable=not errors.is_terminal,
+        disable=not screen.errors.is_terminal,
     ) as progress:
         task = progress.add_task("", total=len(entries))
         for entry in entries:
-            progress.update(task, description=entry.name)
+            progress.update(task, description=visible(entry.name))
             out.append(run_check(entry, seed=seed, dtype=dtype))
             progress.advance(task)
     return out
 
 
-def _user_function(errors: Console, spec: str, seed: int) -> list[Any]:
+def _user_function(screen: Screen, spec: str, seed: int) -> list[Any]:
     from ..checks import check_function
 
     function, args = load_function(spec)
-
-    def note(text: str) -> None:
-        errors.print(f"[dim]note: {_escaped(text)}[/dim]", highlight=False, soft_wrap=True)
-
-    with errors.status(spec):
-        return list(check_function(function, args, name=spec, seed=seed, note=note))
+    with screen.working(spec):
+        return list(
+            check_function(
+                function,
+                args,
+                name=spec,
+                seed=seed,
+                note=lambda text: screen.note(f"note: {text}"),
+            )
+        )
 
 
 def load_function(spec: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -181,43 +170,19 @@ def _import(where: str) -> ModuleType:
         sys.path.remove(folder)
 
 
-def _show(console: Console, checks: list[Any]) -> None:
-    table = Table()
-    table.add_column("statement, name", no_wrap=console.width >= PLAIN_WIDTH)
-    table.add_column("compared")
-    table.add_column("reading")
-    for heading in ("residual", "tolerance"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("holds")
+def _show(screen: Screen, checks: list[Any]) -> None:
+    rows = []
     for check in checks:
         if check.as_expected:
-            verdict = "yes" if check.holds else "no, as expected"
+            verdict = Text("yes" if check.holds else "no, as expected")
         else:
-            verdict = "[bold red]YES, but should not[/]" if check.holds else "[bold red]NO[/]"
-        table.add_row(
-            f"{check.statement}\n[dim]{_escaped(check.name)}[/dim]",
-            check.compared,
-            check.reading,
-            _number(check.residual),
-            _number(check.tolerance),
-            verdict,
-        )
-    console.print(table)
+            verdict = Text("YES, but should not" if check.holds else "NO", "bold red")
+        name = Text.assemble(visible(check.statement), "\n", (visible(check.name), "dim"))
+        numbers = _number(check.residual), _number(check.tolerance)
+        rows.append((name, check.compared, check.reading, *numbers, verdict))
+    headings = ("statement, name", "compared", "reading", "residual", "tolerance", "holds")
+    screen.table(headings, rows, left=("statement, name", "compared", "reading", "holds"))
 
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1e}"
-
-
-def _escaped(text: Any) -> str:
-    # Messages may hold square brackets, which rich would take for markup.
-    from rich.markup import escape
-
-    return escape(str(text))
-
-
-def _write_json(path: Path, precision: int, checks: list[Any]) -> None:
-    content = {"precision": precision, "checks": [check.to_json() for check in checks]}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)

@@ -93,7 +93,7 @@ def word_error_curve(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
     out = []
     with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
         for channel in channels:
@@ -138,13 +138,13 @@ def plot_word_error_curve(rates: Sequence[ErrorRate], ax: Any = None, **line: An
         The axes.
 
     Raises:
-        ImportError: matplotlib is not installed (``pip install klprojax[plot]``).
+        ImportError: matplotlib is not installed (``pip install matplotlib``).
     """
     if ax is None:
         try:
             from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise ImportError("This needs matplotlib: pip install klprojax[plot]") from error
+            raise ImportError("This needs matplotlib: pip install matplotlib.") from error
         ax = pyplot.figure().add_subplot()
     flips = any(isinstance(rate.channel, BinarySymmetricChannel) for rate in rates)
     ax.errorbar(

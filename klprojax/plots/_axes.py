@@ -15,9 +15,7 @@ def make_axes(ax: Any, count: int, size: tuple[float, float]) -> list[Any]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError(
-            "Plots need matplotlib, of the extra [plot]: pip install klprojax[plot]."
-        ) from None
+        raise ImportError("Plots need matplotlib: pip install matplotlib.") from None
     if ax is None:
         figure = Figure(figsize=(size[0] * count, size[1]), layout="constrained")
         FigureCanvasAgg(figure)

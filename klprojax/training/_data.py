@@ -1,10 +1,11 @@
 """Data sets: rows of numbers with class labels, split three ways."""
 
 import os
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
+
+from .._store import read_npz
 
 Rows = tuple[np.ndarray, np.ndarray]
 
@@ -79,9 +80,7 @@ def _digits(seed: int) -> dict[str, Rows]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ImportError(
-            "The digits need scikit-learn, of the extra [data]: pip install klprojax[data]."
-        ) from None
+        raise ImportError("The digits need scikit-learn: pip install scikit-learn.") from None
     x, y = load_digits(return_X_y=True)
     rest, test = _split(x / 16.0, y, seed)
     train, validation = _split(*rest, seed)
@@ -98,19 +97,7 @@ def _split(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[Rows, Rows]:
 def _read_npz(path: str, seed: int) -> dict[str, Rows]:
     if not path.endswith(".npz"):
         raise ValueError(f"{path!r} is no data set; expected 'digits' or the path of an .npz file.")
-    try:
-        # Opened here: numpy leaves a file open that turns out to be damaged.
-        with open(path, "rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            arrays = {name: file[name] for name in file.files if name in sum(_NAMES.values(), ())}
-            found = ", ".join(file.files)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file.") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not an .npz file of numbers: {reason}") from None
+    arrays, found = read_npz(path, sum(_NAMES.values(), ()))
     parts: dict[str, Rows] = {}
     for part, names in _NAMES.items():
         pair = next(
@@ -121,7 +108,7 @@ def _read_npz(path: str, seed: int) -> dict[str, Rows]:
             parts[part] = _rows(path, part, *pair)
         elif part != "validation":
             wanted = f"{names[0]} and {names[1]}"
-            raise ValueError(f"{path}: expected arrays {wanted}, got {found or 'none'}.")
+            raise ValueError(f"{path}: expected arrays {wanted}, got {', '.join(found) or 'none'}.")
     if "validation" not in parts:
         if len(parts["train"][0]) < 5:
             raise ValueError(f"{path}: needs 5 training rows to take a validation row from them.")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._store import check_writable
 from . import _checkpoint
 from ._batches import Batches
 from ._evaluate import Evaluator, find_loss, metric_name
@@ -84,6 +85,7 @@ def fit(
     Raises:
         ValueError: data or settings that do not fit; a checkpoint of another run; a loss that
             became NaN or infinite (the message names the update).
+        OSError: the checkpoint cannot be written there.
 
     Example:
         >>> import equinox as eqx, jax, numpy as np, optax
@@ -111,6 +113,8 @@ def fit(
         raise ValueError(f"select is {select!r}; expected 'loss' or 'metric'.")
     if patience is not None and validation is None:
         raise ValueError("patience needs validation data; give some or leave patience out.")
+    if checkpoint is not None:
+        check_writable(checkpoint)
     rows = check_data("train", train)
     loss = find_loss(loss)
     x, y = to_arrays(train, model)

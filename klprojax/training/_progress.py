@@ -25,7 +25,7 @@ def progress_bar(total: int, shown: bool):
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         console=Console(stderr=True),
     )
     known: dict[str, Any] = {}

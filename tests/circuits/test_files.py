@@ -407,3 +407,14 @@ def test_not_a_saved_file(tmp_path):
     altered(path, lambda parts: parts.update(big=b"\0" * 10**6))
     with pytest.raises(ModelFileError, match="at most 500000 bytes unpacked"):
         load_circuit(path, max_bytes=500_000)
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path):
+    for name, text, read in (
+        ("a.psdd", PSDD, read_psdd), ("a.spn.txt", SPN, read_spn), ("a.vtree", VTREE, read_vtree)
+    ):  # fmt: skip
+        path = tmp_path / name
+        path.write_text(text)
+        plain = read(path)
+        path.write_text("\ufeff" + text, encoding="utf-8")
+        assert repr(read(path)) == repr(plain)

@@ -183,3 +183,18 @@ def test_bad_input(tmp_path, name, content, options, message):
     result = run(tmp_path / name, *options)
     assert result.exit_code == 2
     assert message in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("repair", "row"), [("normalise", ".3 .3"), ("uniform", "nan nan")])
+def test_models_that_need_a_repair_or_an_encoding(tmp_path, repair, row):
+    path = tmp_path / "m.bif"
+    text = (
+        f"network n {{}} variable ä {{type discrete [2] {{x y}};}} probability (ä) {{table {row};}}"
+    )
+    path.write_bytes(text.encode("latin-1"))
+    np.savez(tmp_path / "rows.npz", test=[[0]])
+    options = ("--encoding", "latin-1", "--repair", repair)
+    found, text = ask(tmp_path, path, "--data", tmp_path / "rows.npz", *options)
+    np.testing.assert_allclose(found["test_log_likelihood"], np.log(0.5), rtol=1e-14)
+    assert "note: ä: " in text
+    assert run(path, "--encoding", "latin-1").exit_code == 2

@@ -161,3 +161,33 @@ def test_as_a_program():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "log-partition" in done.stdout
+
+
+COUNTED = (
+    "network n {}\nvariable größe { type discrete [ 2 ] { x, y }; }\n"
+    "variable b { type discrete [ 2 ] { k, l }; }\nprobability ( größe ) { table .3 .3; }\n"
+    "probability ( b | größe ) { (x) .2 .8; (y) ROW; }\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("repair", "row", "expected"),
+    [("normalise", ".5 .5", 0.35), ("uniform", "nan nan", 0.35), ("uniform", ".6 .2", 0.475)],
+)
+def test_files_that_need_a_repair_or_an_encoding(tmp_path, repair, row, expected):
+    path, evidence = tmp_path / "n.bif", tmp_path / "e.json"
+    path.write_bytes(COUNTED.replace("ROW", row).encode("latin-1"))
+    evidence.write_bytes(b"{}")
+    out = tmp_path / "out.json"
+    start = (path, "--method", "exact", "--evidence", evidence, "--json", out)
+    for options in ((), ("--encoding", "latin-1")):
+        result = infer(*start, *options)
+        assert result.exit_code == 2
+        assert ("--repair" if options else "--encoding") in result.stderr
+    result = infer(*start, "--encoding", "latin-1", "--repair", repair)
+    assert result.exit_code == 0, result.output
+    assert "note: größe: renormalised 1 row(s), largest deviation from 1 4.0e-01" in result.stderr
+    marginals = json.loads(out.read_text())["marginals"]
+    # a sum of two products, each rounded
+    np.testing.assert_allclose(marginals["b"][0], expected, rtol=1e-14)
+    np.testing.assert_allclose(marginals["größe"], [0.5, 0.5], rtol=1e-14)

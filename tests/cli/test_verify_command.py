@@ -109,7 +109,10 @@ def test_an_error_in_a_check_is_status_1(monkeypatch, tmp_path):
         (["--only", ""], "the checks are"),
         (["--precision", "16"], "16"),
         (["--seed", "-1"], "seed"),
-        (["--json", "no/such/folder/out.json"], "there is no folder"),
+        (
+            ["--json", "no/such/folder/out.json"],
+            "no/such/folder/out.json: the folder no/such/folder does not exist",
+        ),
         (["--function", "model"], "it must be MODULE:NAME, as in model:loss"),
         (["--function", "no_such_module:f"], "cannot import no_such_module: ModuleNotFoundError"),
         (["--function", "no_such_file.py:f"], "cannot import no_such_file.py: FileNotFoundError"),

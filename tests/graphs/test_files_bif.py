@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klprojax.graphs._files import ModelFileError, read_bif, read_model, write_bif
+from klprojax.graphs._files import ModelFileError, load_model, read_bif, read_model, write_bif
 from klprojax.graphs._model import DiscreteModel
 
 SMALL = """network "two words" { property version = 1; }
@@ -309,3 +309,106 @@ def test_states_without_names_are_numbered(tmp_path):
     model = DiscreteModel((2,), ((0,),), (HALF,), kind="BAYES")
     write_bif(tmp_path / "m.bif", model)
     assert read_bif(tmp_path / "m.bif").state_names == (("0", "1"),)
+
+
+# As programs print what they have counted: three digits, NaN where nothing was seen, rows left out.
+COUNTED = """network counted { }
+variable a { type discrete [ 3 ] { x, y, z }; }
+variable b { type discrete [ 3 ] { k, l, m }; }
+probability ( a ) { table .333 .333 .333; }
+probability ( b | a ) {
+  (x) .4 .3 .2;
+  (y) NaN -nan nan;
+  (z) 0 0 0;
+}
+"""
+NORMALISED = COUNTED.replace("NaN -nan nan", "1 2 1").replace("0 0 0", "1e-400 0 3e-400")
+
+
+def test_rows_are_divided_by_their_sums_when_asked(tmp_path):
+    path = write(tmp_path, NORMALISED)
+    with pytest.raises(
+        ModelFileError,
+        match=r":4: expected probabilities of .a. that sum to 1, got a sum of 0\.999\d* "
+        r'\(rounded rows may be off by 0\.0001; repair="normalise" \(--repair normalise\) divides',
+    ):
+        read_bif(path)
+    for repair in ("normalise", "uniform"):
+        model = load_model(path, repair=repair)
+        first, second = map(np.exp, model.log_tables)
+        # sum, quotient, logarithm and exponential round once each; the exponent of 1e-400 is a
+        # number of size 1000, known to 1e-13
+        np.testing.assert_allclose(first, [1 / 3] * 3, rtol=1e-15)
+        wanted = [[4 / 9, 3 / 9, 2 / 9], [1 / 4, 2 / 4, 1 / 4], [1 / 4, 0, 3 / 4]]
+        np.testing.assert_allclose(second, wanted, rtol=3e-13)
+        assert model.notes == (
+            "a: renormalised 1 row(s), largest deviation from 1 1.0e-03",
+            "b: renormalised 3 row(s), largest deviation from 1 3.0e+00",
+        )
+
+
+def test_rows_without_a_sum_are_filled_when_asked(tmp_path):
+    advice = r'\(repair="uniform" \(--repair uniform\) fills '
+    text = COUNTED.replace(".333 .333 .333", ".25 .5 .25").replace(".4 .3 .2", ".5 .25 .25")
+    path = write(tmp_path, text)
+    with pytest.raises(ModelFileError, match=f":7: .* got 'NaN' {advice}rows of NaN with equal"):
+        read_bif(path)
+    with pytest.raises(ModelFileError, match=f":7: .* got 'NaN' {advice}rows of NaN with equal"):
+        read_bif(path, repair="normalise")
+    zeros = write(tmp_path, text.replace("NaN -nan nan", "0 1 0"), "zeros.bif")
+    with pytest.raises(ModelFileError, match=rf":8: .* got a sum of 0\.0 {advice}it with equal"):
+        read_bif(zeros, repair="normalise")
+    third = np.log(1 / 3)
+    wanted = np.array([np.log([0.5, 0.25, 0.25]), [third] * 3, [third] * 3])
+    model = read_bif(path, repair="uniform")
+    # one rounding in the logarithm
+    np.testing.assert_allclose(model.log_tables[1], wanted, rtol=1e-15)
+    np.testing.assert_array_equal(model.log_tables[1][0], wanted[0])
+    assert model.notes == ("b: filled 2 row(s) without a sum with equal probabilities",)
+    # The same as one table, with the child slowest.
+    table = "table .5 nan 0  .25 NAN 0  .25 +nan 0;"
+    rows = text[text.index("  (x)") : text.rindex("}")]
+    model = read_bif(write(tmp_path, text.replace(rows, table)), repair="uniform")
+    np.testing.assert_allclose(model.log_tables[1], wanted, rtol=1e-15)
+    # Left out, with and without a default.
+    for left in ("", "  default nan nan nan;\n"):
+        shorter = text.replace("  (y) NaN -nan nan;\n  (z) 0 0 0;\n", left)
+        path = write(tmp_path, shorter)
+        if not left:
+            with pytest.raises(
+                ModelFileError, match=rf"got none \(1 of 3 rows; {advice[2:]}rows left out with"
+            ):
+                read_bif(path, repair="normalise")
+        model = read_bif(path, repair="uniform")
+        np.testing.assert_allclose(model.log_tables[1], wanted, rtol=1e-15)
+    assert read_bif(write(tmp_path, text), repair="uniform").notes
+    # A limit holds for what is filled.
+    path = write(tmp_path, text.replace("  (y) NaN -nan nan;\n  (z) 0 0 0;\n", ""))
+    note = "b: filled 2 row(s) left out with equal probabilities"
+    assert read_bif(path, repair="uniform", max_entries=9).notes == (note,)
+    with pytest.raises(ModelFileError, match="at most 5 table entries"):
+        read_bif(path, repair="uniform", max_entries=5)
+
+
+@pytest.mark.parametrize("repair", ["normalise", "uniform"])
+def test_a_repair_mends_nothing_else(tmp_path, repair):
+    plain = read_bif(write(tmp_path, SMALL))
+    same = read_bif(write(tmp_path, SMALL), repair=repair)
+    for left, right in zip(plain.log_tables, same.log_tables, strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert same.notes == ()
+    for bad in (".4 nan .2", ".4 -.3 .2", ".4 inf .2", ".4 x .2", ".4 .2"):
+        with pytest.raises(ModelFileError, match=":6: expected"):
+            read_bif(write(tmp_path, NORMALISED.replace(".4 .3 .2", bad)), repair=repair)
+    with pytest.raises(ValueError, match="repair is 'magic'; expected None, 'normalise' or 'unif"):
+        read_bif(write(tmp_path, SMALL), repair="magic")
+
+
+def test_other_encodings(tmp_path):
+    path = write(tmp_path, SMALL.replace("rough", "größer").encode("latin-1"))
+    with pytest.raises(ModelFileError, match=r":11: expected UTF-8 text, got .*\(--encoding\)"):
+        read_bif(path)
+    for encoding in ("latin-1", "cp1252"):
+        assert load_model(path, encoding=encoding).state_names[2] == ("calm; flat", "größer")
+    path = write(tmp_path, SMALL.encode("utf-16"))
+    assert read_model(path, encoding="utf-16").variable_names == ("Rain", "Wind", "the sea")

@@ -27,6 +27,9 @@ def write(tmp_path, text, name="seen.evid"):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("", {}),
+        ("\ufeff \n# nothing was seen\n", {}),
+        ("\ufeff1 # sample\r# remark: 7\r\n1 1 2", {1: 2}),
         ("0", {}),
         ("0\n\n", {}),
         ("1\n0\n", {}),
@@ -59,7 +62,6 @@ def test_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("", ": the number of observed variables, got its end"),
         ("x", ":1: expected an integer >= 0: the number of observed variables, got 'x'"),
         ("2\n0 1", r":1: expected 2 \(variable, state\) pairs, got 1"),
         ("1\n0 1\n1 0", ":3: expected the end of the file after 3 tokens, got '1'"),
@@ -119,3 +121,15 @@ def test_size_limit(tmp_path):
 def test_written_numbers_may_be_numpy_integers(tmp_path):
     write_uai_evidence(tmp_path / "a.evid", {1: int(np.int64(2))})
     assert (tmp_path / "a.evid").read_text() == "1 1 2\n"
+
+
+def test_evidence_in_another_encoding(tmp_path):
+    path = write(tmp_path, '{"größe": 1}'.encode("latin-1"), "seen.json")
+    assert read_evidence(path, MODEL, encoding="latin-1") == {2: 1}
+    with pytest.raises(ModelFileError, match="expected ascii text"):
+        read_evidence(path, MODEL, encoding="ascii")
+
+
+def test_an_empty_json_file_is_none(tmp_path):
+    with pytest.raises(ModelFileError, match="expected JSON"):
+        read_evidence(write(tmp_path, "", "seen.json"), MODEL)

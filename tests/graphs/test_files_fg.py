@@ -89,3 +89,13 @@ def test_zeros_left_out_have_a_limit(tmp_path):
     assert len(read_fg(write(tmp_path, text), max_entries=10_100).scopes) == 2
     with pytest.raises(ModelFileError, match=":10: expected at most 99 table entries left"):
         read_fg(write(tmp_path, text), max_entries=10_099)
+
+
+def test_a_byte_order_mark_and_remarks_do_not_matter(tmp_path):
+    path = tmp_path / "m.fg"
+    text = "1 # factor\r\r1\r0 # variable\r2\r1\r1 3\r"
+    for encoding, name in (("utf-8-sig", None), ("utf-16", "utf-16")):
+        path.write_bytes(text.encode(encoding))
+        model = read_fg(path, encoding=name)
+        np.testing.assert_array_equal(model.log_tables[0], [-np.inf, np.log(3.0)])
+        assert read_model(path, encoding=name).cardinalities == (2,)

@@ -119,3 +119,9 @@ def test_errors_in_partition_sums(tmp_path, text, match):
 
 def test_absurd_exponents_are_zero(tmp_path):
     assert read_uai_pr(write(tmp_path, "PR\n1e-99999999999999999999")) == 0.0
+
+
+def test_remarks_marks_and_case_do_not_matter(tmp_path):
+    marginals = read_uai_mar(write(tmp_path, "\ufeffmar # of asia\n1\n2 .25 .75 # x\n"))
+    assert [m.tolist() for m in marginals] == [[0.25, 0.75]]
+    assert read_uai_pr(write(tmp_path, "\ufeff# log10\nPr\n0 # exact\n")) == 0.0

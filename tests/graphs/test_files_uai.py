@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klprojax.graphs._files import ModelFileError, read_model, read_uai, write_uai
+from klprojax.graphs._files import ModelFileError, load_model, read_model, read_uai, write_uai
 from klprojax.graphs._model import DiscreteModel
 
 # two variables of 2 and 3 states; the LAST variable of a scope runs fastest
@@ -229,3 +229,66 @@ def test_errors_travel_between_processes():
     back = pickle.loads(pickle.dumps(error))
     assert (back.path, back.line, str(back)) == (error.path, error.line, str(error))
     assert str(error) == "a.uai:3: expected this, got that (do so)"
+
+
+# As pyAgrum writes it, with a name behind each scope.
+REMARKS = """BAYES
+2
+2 3
+2
+1 0   # größe
+2 0 1   # b
+
+# tables
+2
+  0.25 0.75
+
+6
+  0.5 0.25 0.25#7 8
+  0.125 0.125 0.75
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        REMARKS,
+        REMARKS.encode("latin-1"),  # what is no UTF-8 in remarks does no harm
+        b"\xef\xbb\xbf" + REMARKS.encode(),
+        REMARKS.replace("\n", "\r\n"),
+        REMARKS.replace("\n", "\r"),
+        REMARKS.replace("BAYES", "bayes"),
+        "# a remark first\n" + REMARKS.replace("BAYES", "Bayes"),
+    ],
+    ids=range(7),
+)
+def test_remarks_marks_and_case_do_not_matter(tmp_path, text):
+    model = read_uai(write(tmp_path, text))
+    assert (model.kind, model.cardinalities, model.scopes) == ("BAYES", (2, 3), ((0,), (0, 1)))
+    np.testing.assert_array_equal(model.log_tables[0], np.log([0.25, 0.75]))
+    expected = np.log([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]])
+    np.testing.assert_array_equal(model.log_tables[1], expected)
+    assert read_uai(write(tmp_path, "markov 1 2 0")).kind == "MARKOV"
+
+
+def test_remarks_keep_the_numbers_of_lines(tmp_path):
+    path = write(
+        tmp_path, REMARKS.replace("0.75\n\n6", "0.75\n# x\n6").replace("0.125 0.75", "x 1")
+    )
+    with pytest.raises(ModelFileError, match=r":14: expected a number, got 'x'"):
+        read_uai(path)
+
+
+def test_other_encodings_are_named(tmp_path):
+    path = write(tmp_path, REMARKS.encode("utf-16"))
+    with pytest.raises(ModelFileError, match=":1: expected BAYES or MARKOV"):
+        read_uai(path)
+    for read in (read_uai, read_model, load_model):
+        assert read(path, encoding="utf-16").cardinalities == (2, 3)
+        with pytest.raises(ModelFileError, match=r"expected ascii text, got .*codec can't decode"):
+            read(path, encoding="ascii")
+        for name in ("klingon", "rot13"):
+            with pytest.raises(ValueError, match=f"encoding is '{name}'; expected one that Python"):
+                read(path, encoding=name)
+    with pytest.raises(ValueError, match="repair is 'uniform', but only BIF files are mended"):
+        load_model(path, repair="uniform")

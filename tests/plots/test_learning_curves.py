@@ -123,7 +123,7 @@ def test_nothing_to_draw_is_an_error():
         learning_curves({"a": history()}, ax=object())
 
 
-def test_without_matplotlib_the_extra_is_named(monkeypatch):
+def test_without_matplotlib_the_package_is_named(monkeypatch):
     real = builtins.__import__
 
     def refuse(name, *args, **kwargs):
@@ -132,7 +132,7 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r"matplotlib, of the extra \[plot\]"):
+    with pytest.raises(ImportError, match=r"Plots need matplotlib: pip install matplotlib\.$"):
         learning_curves({"a": history()})
 
 

@@ -48,7 +48,7 @@ def test_standardise_uses_the_training_rows_only():
     assert (x.std(0) == 0).any()  # a corner pixel is never set
 
 
-def test_digits_without_scikit_learn_name_the_extra(monkeypatch):
+def test_digits_without_scikit_learn_name_the_package(monkeypatch):
     real = builtins.__import__
 
     def refuse(name, *args, **kwargs):
@@ -57,7 +57,7 @@ def test_digits_without_scikit_learn_name_the_extra(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r"scikit-learn, of the extra \[data\]"):
+    with pytest.raises(ImportError, match=r"pip install scikit-learn\.$"):
         load_dataset("digits")
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 
 from ...graphs._files._errors import ModelFileError
-from ...graphs._files._text import BadNumber, parse_integers, read_bytes, show
+from ...graphs._files._text import BadNumber, parse_integers, read_bytes, recode, show
 from .._builder import CircuitBuilder, CircuitModel
 from .._validation import CircuitError
 
@@ -31,7 +31,7 @@ class LineFile:
         comment: bytes | None = None,
     ):
         self.path = os.fspath(path)
-        self.lines = read_bytes(path, max_bytes).splitlines()
+        self.lines = recode(path, read_bytes(path, max_bytes), None).splitlines()
         self.separator = separator
         self.comment = comment
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..._store import check_writable
 from ..tensor import TensorCircuit, TensorParameters
 from ._adam import AdamStep
 from ._checkpoint import Progress, Run, load_checkpoint, save_checkpoint
@@ -79,6 +80,7 @@ def fit(
 
     Raises:
         ValueError: data or settings that do not fit, or a checkpoint of another run.
+        OSError: the checkpoint cannot be written there.
 
     Example:
         >>> import numpy as np
@@ -105,6 +107,8 @@ def fit(
             raise ValueError(f"{name} is {value}; it must be at least {least}.")
     if full_epochs and not isinstance(step, EMStep):
         raise ValueError("full_epochs are epochs of EM; leave them out with step='adam'.")
+    if checkpoint is not None:
+        check_writable(checkpoint)
     states = circuit.states_from_data(train)
     if not len(states):
         raise ValueError("The training data has no rows.")
@@ -268,7 +272,7 @@ class _bar:
         )
 
         self.shown = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

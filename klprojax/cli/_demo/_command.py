@@ -1,6 +1,5 @@
 """The command: run the parts behind progress bars, write the report."""
 
-import os
 import sys
 import threading
 import time
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-NOT_AS_EXPECTED, BAD_INPUT = 1, 2
+from ..._store import write_file
+from .._screen import NOT_AS_EXPECTED, Screen, check_outputs, visible, write_then_show
 
 
 def demo_command(
@@ -30,18 +28,16 @@ def demo_command(
 
     Exit status: 0; 1 if a statement did not come out as expected; 2 for bad input.
     """
-    errors, console = Console(stderr=True), Console()
-    for module, extra in (("matplotlib", "plot"), ("sklearn", "data")):
-        try:
-            __import__(module)
-        except ImportError:
-            errors.print(
-                f"[red]error:[/red] the demonstration needs {module}: install klprojax\\[{extra}]."
-            )
-            raise typer.Exit(BAD_INPUT) from None
-    if not output.absolute().parent.is_dir():
-        errors.print(f"[red]error:[/red] {output}: the folder {output.parent} does not exist.")
-        raise typer.Exit(BAD_INPUT)
+    screen = Screen()
+    with screen.bad_input_exits():
+        for module, package in (("matplotlib", "matplotlib"), ("sklearn", "scikit-learn")):
+            try:
+                __import__(module)
+            except ImportError:
+                raise ImportError(
+                    f"The demonstration needs {package}: pip install {package}."
+                ) from None
+        check_outputs(output)
     import jax
 
     jax.config.update("jax_enable_x64", True)
@@ -49,9 +45,11 @@ def demo_command(
     from ._report import render
 
     began = time.perf_counter()
-    columns = (TextColumn("{task.description:45}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:45}", markup=False), BarColumn(), TimeElapsedColumn())
     stop = threading.Event()
-    with Progress(*columns, console=errors, disable=not errors.is_terminal) as progress:
+    with Progress(
+        *columns, console=screen.errors, disable=not screen.errors.is_terminal
+    ) as progress:
 
         def run(name: str, part: Callable[..., Any]) -> Any:
             task = progress.add_task(name, total=1)
@@ -59,7 +57,7 @@ def demo_command(
             def advance(text: str, done: int, total: int) -> None:
                 if stop.is_set():
                     raise InterruptedError(name)
-                progress.update(task, description=text, completed=done, total=total)
+                progress.update(task, description=visible(text), completed=done, total=total)
 
             start = time.perf_counter()
             found = part(advance)
@@ -89,20 +87,19 @@ def demo_command(
         "Belief propagation, backpropagation, sum-product networks and projection training as one "
         "thing: KL projections on tables of logarithms."
     )
-    partial = output.with_name(output.name + ".partial")
-    partial.write_text(render("klprojax", lead, sections, footer), encoding="utf-8")
-    os.replace(partial, output)
-    for section in sections:
-        console.print(f"\n[bold]{section.title}[/bold] ({section.seconds:.1f} s)", highlight=False)
-        for text in section.paragraphs:
-            console.print(text, highlight=False, markup=False)
-        for table in section.tables:
-            shown = Table()
-            for heading, right in zip(table.headings, table.numeric, strict=True):
-                shown.add_column(heading, justify="right" if right else "left")
-            for row in table.rows:
-                shown.add_row(*(cell.replace("[", "\\[") for cell in row))
-            console.print(shown)
-    console.print(f"\nReport: {output} ({seconds:.0f} s).", highlight=False)
+    page = render("klprojax", lead, sections, footer).encode("utf-8")
+
+    def show() -> None:
+        for section in sections:
+            screen.show(f"\n{section.title} ({section.seconds:.1f} s)")
+            for text in section.paragraphs:
+                screen.show(text)
+            for table in section.tables:
+                left = [h for h, n in zip(table.headings, table.numeric, strict=True) if not n]
+                screen.table(table.headings, table.rows, left=left)
+
+    with screen.bad_input_exits():
+        write_then_show(lambda: write_file(output, page), show)
+    screen.show(f"\nReport: {output} ({seconds:.0f} s).")
     if not good:
         raise typer.Exit(NOT_AS_EXPECTED)

@@ -1,7 +1,6 @@
 """Parity-check matrices as sparse text: MacKay's alist format."""
 
 import os
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +12,10 @@ from klprojax.graphs._files._text import (
     TokenStream,
     line_at,
     parse_integers,
-    read_bytes,
+    read_tokens,
     write_bytes,
 )
 
-_COMMENT = re.compile(rb"#[^\n]*")
 _BATCH = 2**16  # tokens turned into numbers at a time
 
 
@@ -94,7 +92,7 @@ def read_alist(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> P
     Raises:
         ModelFileError: if the file breaks the format, or its two halves differ, with the line.
     """
-    stream = TokenStream(_COMMENT.sub(b"", read_bytes(path, max_bytes)), path)
+    stream = read_tokens(path, max_bytes)
     variables, checks = stream.integers(2, "the numbers of variables and checks")
     if variables + checks + 2 > stream.left:
         expected = f"numbers of variables and checks that fit the {stream.left} tokens after them"

@@ -12,6 +12,14 @@ from itertools import islice
 
 import numpy as np
 
+from klprojax.graphs._files._bif_rows import (
+    NoDistribution,
+    advise,
+    blank_nans,
+    check_repair,
+    is_nan,
+    normalise,
+)
 from klprojax.graphs._files._errors import ModelFileError
 from klprojax.graphs._files._text import (
     MAX_BYTES,
@@ -22,13 +30,12 @@ from klprojax.graphs._files._text import (
     line_at,
     parse_numbers,
     read_bytes,
+    recode,
     show,
     stem,
 )
 from klprojax.graphs._model import DiscreteModel, close_matches
 
-# rows are printed with few digits; a row further from 1 than this is no rounded distribution
-_ROW_TOLERANCE = 1e-4
 _SPARE_STATEMENTS = 1000  # properties that a probability block may have besides its rows
 
 _SPECIAL = b' ,;(){}|[]"'
@@ -70,11 +77,14 @@ class _Variable:
 class _Reader:
     """Parse one file; positions are byte offsets into `data`."""
 
-    def __init__(self, data: bytes, path: str | os.PathLike[str], max_entries: int):
+    def __init__(
+        self, data: bytes, path: str | os.PathLike[str], max_entries: int, repair: str | None
+    ):
         self.path = path
         self.source = data
         self.implied_left = max_entries  # entries that defaults may still fill
         self.max_entries = max_entries
+        self.repair = repair
         self.data = self._blank_comments(data)
         self.variables: dict[bytes, _Variable] = {}
         self.notes: list[str] = []
@@ -86,9 +96,9 @@ class _Reader:
         try:
             data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise self.fail(error.start, "UTF-8 text", show(data[error.start :][:4])) from None
-        if data.startswith(b"\xef\xbb\xbf"):
-            data = b"   " + data[3:]
+            fix = "give its encoding (--encoding): latin-1 for example"
+            got = show(data[error.start :][:4])
+            raise self.fail(error.start, "UTF-8 text", got, fix) from None
 
         def replace(match: re.Match[bytes]) -> bytes:
             text = match.group()
@@ -379,6 +389,9 @@ class _Reader:
     ) -> np.ndarray:
         offset, tokens = whole
         states = len(child.states)
+        if self.repair == "uniform":
+            count = len(tokens) // states
+            tokens = blank_nans(tokens, [slice(row, None, count) for row in range(count)])
         values, logs = self._numbers(tokens, [offset], len(tokens))
         # the child is the first variable of the header and the first one runs slowest
         values, logs = values.reshape(states, -1).T, logs.reshape(states, -1).T
@@ -404,11 +417,17 @@ class _Reader:
             i = next(i for i, row in enumerate(rows) if row in first or first.add(row))
             got = f"another row for {self._row_name(rows[i], parents)}"
             raise self.fail(self._skip(spots[i]), "each row once", got)
-        if len(rows) < promised and not default:
+        left_out = promised - len(rows)
+        if left_out and not default and self.repair != "uniform":
             missing = next(row for row in range(promised) if row not in seen)
             name = self._row_name(missing, parents)
             expected = f"a row for {name} in the table of {show(child.name)}"
-            raise self.fail(block.start, expected, "none", f"{len(rows)} of {promised} rows")
+            advice = advise("uniform", "fills rows left out with equal probabilities")
+            fix = f"{len(rows)} of {promised} rows; {advice}"
+            raise self.fail(block.start, expected, "none", fix)
+        if self.repair == "uniform":
+            starts = range(0, len(tokens), states)
+            tokens = blank_nans(tokens, [slice(start, start + states) for start in starts])
         values, logs = self._numbers(tokens, spots, states)
         logs = self._normalise(values.reshape(-1, states), logs.reshape(-1, states), child, spots)
         self.implied_left -= promised * states - len(tokens)
@@ -416,8 +435,14 @@ class _Reader:
             expected = f"at most {self.max_entries} table entries filled by defaults"
             fix = "pass a larger max_entries if the file is genuine"
             raise self.fail(block.start, expected, "more", fix)
-        table = np.empty((promised, states))
+        table = np.full((promised, states), -np.log(states))
+        if left_out and not default:
+            self.notes.append(
+                f"{child.name}: filled {left_out} row(s) left out with equal probabilities"
+            )
         for offset, names in default:
+            if self.repair == "uniform":
+                names = blank_nans(names, [slice(None)])
             other, other_logs = self._numbers(names, [offset], states)
             table[:] = self._normalise(other[None], other_logs[None], child, [offset])
         table[rows] = logs
@@ -432,7 +457,10 @@ class _Reader:
             row, column = divmod(bad.index, width)
             offset = self._find_value(spots[row], column)
             got = self.show(tokens[bad.index])
-            raise self.fail(offset, f"{bad.expected} as a probability", got) from None
+            fix = ""
+            if is_nan(tokens[bad.index]):
+                fix = advise("uniform", "fills rows of NaN with equal probabilities")
+            raise self.fail(offset, f"{bad.expected} as a probability", got, fix) from None
 
     def _find_value(self, offset: int, column: int) -> int:
         # a statement may span lines: find its value number `column` after the row or keyword
@@ -447,22 +475,12 @@ class _Reader:
     def _normalise(
         self, values: np.ndarray, logs: np.ndarray, child: _Variable, spots: list[int]
     ) -> np.ndarray:
-        sums = values.sum(axis=1)
-        deviations = np.abs(sums - 1.0)
-        worst = int(deviations.argmax()) if len(sums) else 0
-        if len(sums) and not deviations[worst] <= _ROW_TOLERANCE:
+        try:
+            logs, notes = normalise(values, logs, self.repair)
+        except NoDistribution as bad:
             expected = f"probabilities of {show(child.name)} that sum to 1"
-            got = f"a sum of {float(sums[worst])!r}"
-            fix = f"rounded rows may be off by {_ROW_TOLERANCE:g}"
-            raise self.fail(self._skip(spots[worst]), expected, got, fix)
-        # a row of n correctly rounded numbers sums to 1 within n eps: leave such rows alone
-        off = deviations > values.shape[1] * np.finfo(np.float64).eps
-        if off.any():
-            logs[off] -= np.log(sums[off])[:, None]
-            self.notes.append(
-                f"{child.name}: renormalised {int(off.sum())} row(s), "
-                f"largest deviation from 1 {float(deviations[worst]):.1e}"
-            )
+            raise self.fail(self._skip(spots[bad.row]), expected, bad.got, bad.fix) from None
+        self.notes += [f"{child.name}: {note}" for note in notes]
         return logs
 
     def _row_name(self, row: int, parents: list[_Variable]) -> str:
@@ -523,6 +541,8 @@ def read_bif(
     *,
     max_bytes: int = MAX_BYTES,
     max_entries: int = MAX_ENTRIES,
+    repair: str | None = None,
+    encoding: str | None = None,
 ) -> DiscreteModel:
     """Read a Bayesian network in BIF format (`.bif`, `.bif.gz`).
 
@@ -534,7 +554,11 @@ def read_bif(
     Args:
         path: the file.
         max_bytes: limit on the unpacked size.
-        max_entries: limit on the entries of a table that its `default` fills.
+        max_entries: limit on the entries of all tables that are filled, by `default` or `repair`.
+        repair: what to do about other rows that are no distributions: None to refuse the file,
+            `"normalise"` to divide each row by its sum, `"uniform"` to do so too and to fill rows
+            of NaN, of zeros or left out with equal probabilities. What was done is in `notes`.
+        encoding: of a file that is not UTF-8, `"latin-1"` for example.
 
     Returns:
         The model (kind "BAYES"): one factor a variable, in the order of the declarations; the
@@ -542,5 +566,8 @@ def read_bif(
 
     Raises:
         ModelFileError: if the file breaks the format, with the line.
+        ValueError: an unknown repair or encoding.
     """
-    return _Reader(read_bytes(path, max_bytes), path, max_entries).read()
+    check_repair(repair)
+    data = recode(path, read_bytes(path, max_bytes), encoding)
+    return _Reader(data, path, max_entries, repair).read()

@@ -9,7 +9,9 @@ from klprojax.graphs._files._text import (
     TokenStream,
     format_suffix,
     line_at,
+    make_stream,
     read_bytes,
+    recode,
     show,
     write_bytes,
 )
@@ -19,18 +21,24 @@ _MAX_BYTES = 2**24  # 16 MiB of evidence is some million observations
 
 
 def read_evidence(
-    path: str | os.PathLike[str], model: DiscreteModel, *, max_bytes: int = _MAX_BYTES
+    path: str | os.PathLike[str],
+    model: DiscreteModel,
+    *,
+    max_bytes: int = _MAX_BYTES,
+    encoding: str | None = None,
 ) -> dict[int, int]:
     """Read hard evidence for a model.
 
     Three layouts are told apart by their content: the UAI layouts `k v x v x ...` and `1`,
     newline, `k v x v x ...` (one sample), and a JSON object `{variable: state}` with variable
-    names as keys and state names or indices as values. `.gz` of each opens directly.
+    names as keys and state names or indices as values. `.gz` of each opens directly. In the UAI
+    layouts text after `#` is a remark, and an empty file observes nothing.
 
     Args:
         path: the file.
         model: the model that the evidence speaks about.
         max_bytes: limit on the unpacked size.
+        encoding: of a file that is not UTF-8, `"latin-1"` for example.
 
     Returns:
         State index of each observed variable index.
@@ -39,15 +47,15 @@ def read_evidence(
         ModelFileError: if the file breaks the format, names an unknown variable or state, or
             observes a variable twice, with the line.
     """
-    data = read_bytes(path, max_bytes)
-    bare = data.removeprefix(b"\xef\xbb\xbf")
-    if format_suffix(path) == ".json" or bare.lstrip()[:1] == b"{":
-        return _read_json(path, bare, model)
-    return _read_uai(path, data, model)
+    data = recode(path, read_bytes(path, max_bytes), encoding)
+    if format_suffix(path) == ".json" or data.lstrip()[:1] == b"{":
+        return _read_json(path, data, model)
+    return _read_uai(make_stream(path, data), model)
 
 
-def _read_uai(path: str | os.PathLike[str], data: bytes, model: DiscreteModel) -> dict[int, int]:
-    stream = TokenStream(data, path)
+def _read_uai(stream: TokenStream, model: DiscreteModel) -> dict[int, int]:
+    if not stream.total:
+        return {}
     what = "the number of observed variables"
     count = stream.integer(what)
     if stream.total % 2 == 0:
@@ -56,7 +64,7 @@ def _read_uai(path: str | os.PathLike[str], data: bytes, model: DiscreteModel) -
             expected = f"{2 * count} numbers after the {count} promised, or 1 sample"
             got = f"{stream.left} numbers after {show(str(count))}"
             fix = "write k v x v x ..., or 1, newline, k v x v x ..."
-            raise ModelFileError(path, stream.line_of(0), expected, got, fix)
+            raise stream.error_at_line(stream.line_of(0), expected, got, fix)
         count = stream.integer(what)
     if 2 * count > stream.left:
         expected = f"{count} (variable, state) pairs"

@@ -1,7 +1,6 @@
 """The factor-graph format of libDAI: sparse tables whose first variable runs fastest."""
 
 import os
-import re
 
 import numpy as np
 
@@ -15,12 +14,10 @@ from klprojax.graphs._files._text import (
     bounded_product,
     parse_integers,
     parse_numbers,
-    read_bytes,
+    read_tokens,
     stem,
 )
 from klprojax.graphs._model import DiscreteModel
-
-_COMMENT = re.compile(rb"#[^\n]*")
 
 
 def read_fg(
@@ -28,6 +25,7 @@ def read_fg(
     *,
     max_bytes: int = MAX_BYTES,
     max_entries: int = MAX_ENTRIES,
+    encoding: str | None = None,
 ) -> DiscreteModel:
     """Read a factor graph in libDAI format (`.fg`, `.fg.gz`).
 
@@ -39,6 +37,7 @@ def read_fg(
         path: the file.
         max_bytes: limit on the unpacked size.
         max_entries: limit on the entries of all tables, since a file need not list the zeros.
+        encoding: of a file that is not UTF-8, `"utf-16"` for example.
 
     Returns:
         The model (kind "MARKOV"). Labels in the file need not be contiguous: variables are
@@ -47,7 +46,7 @@ def read_fg(
     Raises:
         ModelFileError: if the file breaks the format, with the line.
     """
-    stream = TokenStream(_COMMENT.sub(b"", read_bytes(path, max_bytes)), path)
+    stream = read_tokens(path, max_bytes, encoding)
     factors = stream.integer("the number of factors")
     if 2 * factors > stream.left:
         # each factor has at least a scope size and a number of entries

@@ -11,9 +11,8 @@ import numpy as np
 from klprojax.graphs._files._text import (
     MAX_BYTES,
     BadNumber,
-    TokenStream,
     parse_numbers,
-    read_bytes,
+    read_tokens,
     write_bytes,
 )
 
@@ -64,8 +63,8 @@ def read_uai_mar(
     Raises:
         ModelFileError: if the file breaks the format, with the line.
     """
-    stream = TokenStream(read_bytes(path, max_bytes), path)
-    if stream.take(1, "MAR")[0] != b"MAR":
+    stream = read_tokens(path, max_bytes)
+    if stream.take(1, "MAR")[0].upper() != b"MAR":
         raise stream.error(-1, "MAR", "is it another kind of result file?")
     count = stream.integer("the number of variables")
     if 2 * count > stream.left:
@@ -120,8 +119,8 @@ def read_uai_pr(path: str | os.PathLike[str], *, max_bytes: int = 2**20) -> floa
     Raises:
         ModelFileError: if the file breaks the format, with the line.
     """
-    stream = TokenStream(read_bytes(path, max_bytes), path)
-    if stream.take(1, "PR")[0] != b"PR":
+    stream = read_tokens(path, max_bytes)
+    if stream.take(1, "PR")[0].upper() != b"PR":
         raise stream.error(-1, "PR", "is it another kind of result file?")
     token = stream.take(1, "log10 of the partition sum")[0]
     try:

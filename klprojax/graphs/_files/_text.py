@@ -8,7 +8,6 @@ import gzip
 import math
 import os
 import re
-import secrets
 import stat
 import zlib
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from itertools import islice
 
 import numpy as np
 
+from klprojax._store import write_file
 from klprojax.graphs._files._errors import ModelFileError
 
 MAX_BYTES = 2**28  # default limit on the unpacked size of a file: 256 MiB
@@ -30,6 +30,8 @@ _SPACE = np.zeros(256, dtype=bool)
 _SPACE[list(b" \t\n\r\x0b\x0c")] = True
 _BLANK = re.compile(rb"\s")
 _WORD = re.compile(rb"\S+")
+_REMARK = re.compile(rb"#[^\r\n]*")
+_BOM = b"\xef\xbb\xbf"
 
 
 def show(token: bytes | str) -> str:
@@ -109,23 +111,45 @@ def _read_limited(stream, max_bytes: int) -> bytes | None:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file in one step: a reader sees the old file or the whole new one.
+    """Write a file in one step; links, devices and pipes as `klprojax._store.write_file` does.
 
     A name that ends in `.gz` is compressed; equal contents give equal bytes (no time stamp).
     """
-    name = os.path.abspath(os.fspath(path))
-    if is_gzip_name(name):
+    if is_gzip_name(path):
         data = gzip.compress(data, compresslevel=9, mtime=0)
-    temporary = f"{name}.{secrets.token_hex(4)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, name)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    write_file(path, data)
+
+
+def recode(path: str | os.PathLike[str], data: bytes, encoding: str | None) -> bytes:
+    """Turn text of an encoding into UTF-8 without a byte order mark; None: it is UTF-8.
+
+    Raises:
+        ModelFileError: it is not text of that encoding.
+        ValueError: no such encoding.
+    """
+    if encoding is not None:
+        try:
+            data = data.decode(encoding).encode("utf-8")
+        except LookupError:
+            raise ValueError(
+                f"encoding is {encoding!r}; expected one that Python knows, latin-1 for example."
+            ) from None
+        except UnicodeError as error:
+            fix = "try another encoding"
+            raise ModelFileError(path, None, f"{encoding} text", show(str(error)), fix) from None
+    return data.removeprefix(_BOM)
+
+
+def read_tokens(
+    path: str | os.PathLike[str], max_bytes: int, encoding: str | None = None
+) -> "TokenStream":
+    """Read a file of tokens and remarks."""
+    return make_stream(path, recode(path, read_bytes(path, max_bytes), encoding))
+
+
+def make_stream(path: str | os.PathLike[str], data: bytes) -> "TokenStream":
+    """Hand out the tokens of a text; what stands after `#` in a line is a remark."""
+    return TokenStream(_REMARK.sub(b"", data) if b"#" in data else data, path)
 
 
 def line_at(data: bytes, offset: int) -> int:

@@ -13,7 +13,7 @@ from klprojax.graphs._files._text import (
     bounded_product,
     format_numbers,
     parse_numbers,
-    read_bytes,
+    read_tokens,
     stem,
     write_bytes,
 )
@@ -22,15 +22,23 @@ from klprojax.graphs._model import DiscreteModel
 _BATCH = 2**16  # tokens converted at once: many small tables share one call
 
 
-def read_uai(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> DiscreteModel:
+def read_uai(
+    path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, encoding: str | None = None
+) -> DiscreteModel:
     """Read a model in UAI format (`.uai`, `.uai.gz`).
 
     Tables list the values with the last variable of the scope running fastest; in a BAYES
     file that variable is the child. Values are taken as they stand (nothing is renormalised).
+    Text after `#` is a remark.
+
+    Not every program writes this order, and nothing in a file tells which order it has: pyAgrum
+    3.3 lets the first parent run fastest, pgmpy 1.1 the child slowest. BIF, which names the
+    parents' states in each row, is the safer exchange.
 
     Args:
         path: the file.
         max_bytes: limit on the unpacked size.
+        encoding: of a file that is not UTF-8, `"utf-16"` for example.
 
     Returns:
         The model; variables are named by their index.
@@ -38,8 +46,8 @@ def read_uai(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Dis
     Raises:
         ModelFileError: if the file breaks the format, with the line.
     """
-    stream = TokenStream(read_bytes(path, max_bytes), path)
-    kind = stream.take(1, "the kind of model, BAYES or MARKOV")[0]
+    stream = read_tokens(path, max_bytes, encoding)
+    kind = stream.take(1, "the kind of model, BAYES or MARKOV")[0].upper()
     if kind not in (b"BAYES", b"MARKOV"):
         raise stream.error(-1, "BAYES or MARKOV")
     count = stream.integer("the number of variables")
