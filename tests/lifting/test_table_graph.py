@@ -87,7 +87,7 @@ def test_a_network_too_wide_is_refused_by_its_width():
     x = normal(10, 12)
     lift = delta_lift(lambda x, w1, w2: jnp.tanh(x @ w1) @ w2, x, w1, w2)
     tables = lift.table_graph(1e-3)
-    with pytest.raises(ValueError, match=r"a table over \d+ variables with at least 2\^"):
+    with pytest.raises(ValueError, match="the largest over 17 variables with"):
         t_proj(tables.graph, tables.log_potentials, tables.evidence(x, w1, w2))
 
 
@@ -106,7 +106,7 @@ def test_readout_goes_through_jit_vmap_and_jvp():
     x = jnp.asarray([0.4, 0.8])
     tables = delta_lift(product, x).table_graph(0.05)
     phi = LogOutput(lambda z: 0.5 * z)
-    points = x + 0.01 * normal(13, 3, 2)
+    points = x[None] + 0.01 * normal(13, 3, 2)
 
     def f(x):
         return readout(tables, x, phi=phi)
