@@ -289,13 +289,27 @@ def test_an_operator_that_forgets_consensus(monkeypatch):
 
 
 def test_a_hybrid_without_corrections(monkeypatch):
-    step = proposition._dense_hybrid_step
+    step = proposition._hybrid_step
 
     def plain(state, consensus):
-        zero = jnp.zeros_like(state.sigma)
-        return step(type(state)(state.log_k, zero, state.log_r, state.log_q, zero), consensus)
+        zero = jnp.zeros_like(state[0])
+        return step((state[0], zero, zero), consensus)
 
-    monkeypatch.setattr(proposition, "_dense_hybrid_step", plain)
+    monkeypatch.setattr(proposition, "_hybrid_step", plain)
+    for name in ("proposition_3_1_iterates", "proposition_3_1_ii_corrected"):
+        fails(name)
+
+
+@pytest.mark.parametrize("correction", [1, 2])
+def test_a_correction_of_the_wrong_sign(monkeypatch, correction):
+    step = proposition._hybrid_step
+
+    def flipped(state, consensus):
+        *new, k, r = step(state, consensus)
+        new[correction] = -new[correction]
+        return *new, k, r
+
+    monkeypatch.setattr(proposition, "_hybrid_step", flipped)
     for name in ("proposition_3_1_iterates", "proposition_3_1_ii_corrected"):
         fails(name)
 

@@ -106,7 +106,7 @@ def test_readout_goes_through_jit_vmap_and_jvp():
     x = jnp.asarray([0.4, 0.8])
     tables = delta_lift(product, x).table_graph(0.05)
     phi = LogOutput(lambda z: 0.5 * z)
-    points = x[None] + 0.01 * normal(13, 3, 2)
+    points = x[None] + 0.005 * normal(13, 3, 2)
 
     def f(x):
         return readout(tables, x, phi=phi)

@@ -6,13 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from klprojax.projections import ADMM, DifferenceMap, DouglasRachford, Dykstra
 from klprojax.training import (
-    ADMM,
     CrossEntropy,
-    DifferenceMap,
-    DouglasRachford,
-    Dykstra,
     Precisions,
+    Splitting,
     SquaredError,
 )
 from klprojax.training.network import LiftedNetwork, trace_network
@@ -68,22 +66,32 @@ def truth(formula, count, consensus="average", p=PLAIN, depth=1, **options):
 
 
 CASES = {
-    "Douglas-Rachford": (DouglasRachford(history=11, explicit_units=0), douglas_rachford, {}, 10),
+    "Douglas-Rachford": (
+        Splitting(DouglasRachford(), history=11, explicit_units=0),
+        douglas_rachford,
+        {},
+        10,
+    ),
     "Douglas-Rachford, relaxed": (
-        DouglasRachford(relaxation=0.8, history=8, explicit_units=3),
+        Splitting(DouglasRachford(relaxation=0.8), history=8, explicit_units=3),
         douglas_rachford,
         {"relaxation": 0.8},
         6,
     ),
-    "difference map": (DifferenceMap(history=8, explicit_units=0), difference_map, {"beta": 1}, 6),
+    "difference map": (
+        Splitting(DifferenceMap(), history=8, explicit_units=0),
+        difference_map,
+        {"beta": 1},
+        6,
+    ),
     "difference map, -0.7": (
-        DifferenceMap(beta=-0.7, history=12, explicit_units=3),
+        Splitting(DifferenceMap(beta=-0.7), history=12, explicit_units=3),
         difference_map,
         {"beta": -0.7},
         5,
     ),
-    "ADMM": (ADMM(history=8, explicit_units=0), admm, {}, 6),
-    "Dykstra": (Dykstra(history=8, explicit_units=0), dykstra, {}, 6),
+    "ADMM": (Splitting(ADMM(), history=8, explicit_units=0), admm, {}, 6),
+    "Dykstra": (Splitting(Dykstra(), history=8, explicit_units=0), dykstra, {}, 6),
 }
 
 
@@ -103,7 +111,7 @@ def test_iterates_are_the_formula_on_all_copies(name):
 @pytest.mark.parametrize("explicit_units", [0, 3, 8])
 def test_other_precisions_a_product_consensus_and_another_layer(explicit_units):
     # 0: no layer keeps its copies as they are; 3: the last one does; 8: all do.
-    scheme = DouglasRachford(history=6, explicit_units=explicit_units)
+    scheme = Splitting(DouglasRachford(), history=6, explicit_units=explicit_units)
     mine, _ = iterates(scheme, 5, "product", UNEQUAL, 2)
     assert_close(mine, truth(douglas_rachford, 5, "product", UNEQUAL, 2), 1e-10)  # rounding
     first = np.abs(mine[-1][0] - mine[0][0]).max()
@@ -115,7 +123,9 @@ def test_a_short_history_is_near_and_says_what_it_dropped():
     want = truth(douglas_rachford, count)
     errors, dropped = [], []
     for history in (2, 5):
-        mine, state = iterates(DouglasRachford(history=history, explicit_units=3), count)
+        mine, state = iterates(
+            Splitting(DouglasRachford(), history=history, explicit_units=3), count
+        )
         moved = max(np.abs(a - b).max() for a, b in zip(want[-1], want[0], strict=True))
         errors.append(
             max(np.abs(a - b).max() for a, b in zip(mine[-1], want[-1], strict=True)) / moved
@@ -133,7 +143,10 @@ def test_the_state_keeps_its_shapes():
     network = LiftedNetwork(
         graph, x, y, jnp.ones(5), CrossEntropy(), precisions(PLAIN, 2), "average"
     )
-    for scheme in (DouglasRachford(explicit_units=0), Dykstra(history=2, explicit_units=3)):
+    for scheme in (
+        Splitting(DouglasRachford(), explicit_units=0),
+        Splitting(Dykstra(), history=2, explicit_units=3),
+    ):
         start = jax.eval_shape(lambda s=scheme: s.start(network, parameters))
         after = jax.eval_shape(lambda state, s=scheme: s.iterate(network, state), start)
         assert jax.tree.structure(start) == jax.tree.structure(after)
@@ -150,7 +163,7 @@ def test_other_layers_and_values_that_nothing_reads(name):
     def moved(explicit_units):
         graph, parameters = trace_network(model, x)
         network = LiftedNetwork(graph, x, target, rows, SquaredError(), Precisions(), "product")
-        scheme = DouglasRachford(history=4, explicit_units=explicit_units)
+        scheme = Splitting(DouglasRachford(), history=4, explicit_units=explicit_units)
         state = scheme.start(network, parameters)
         for _ in range(3):
             state = scheme.iterate(network, state)
@@ -175,7 +188,7 @@ def test_what_a_splitting_scheme_does_not_take():
     with pytest.raises(ValueError, match=r"no use for consensus='slope'.*'average' or 'product'"):
         DouglasRachford().start(network("slope"), parameters)
     with pytest.raises(ValueError, match="history is 0; expected at least 1"):
-        ADMM(history=0).start(network("average"), parameters)
+        Splitting(ADMM(), history=0).start(network("average"), parameters)
     with pytest.raises(ValueError, match="beta is 0; expected a number other than 0"):
         DifferenceMap(beta=0.0)
 
