@@ -21,12 +21,12 @@ NAMES = {
     "klprojax": """
         AbstractAdjoint AbstractMessageRule AlternatingProjections And Automaton
         BeliefPropagation Cardinality ContradictionError Cyclic CyclicProjections
-        DiscreteModel DouglasRachford Dykstra DykstraHybrid Elimination FactorGraph Flooding GradientReport
-        GradientStep ImplicitAdjoint ModelFileError Or Parity ProjectionDirection
-        ProjectionStep RESULTS Residual Sequential Solution Structured TreeSweep
-        UnrolledAdjoint checks circuits codes compose condition delta_lift fit geometry graphs infer
-        iterate left lifting load_model operators plots projections read_evidence read_model right shipped_models t_proj
-        t_spn training
+        DiscreteModel DouglasRachford Dykstra DykstraHybrid Elimination FactorGraph Flooding
+        GradientReport GradientStep ImplicitAdjoint ModelFileError Or Parity
+        ProjectionDirection ProjectionStep RESULTS Residual Sequential Solution Structured
+        TreeSweep UnrolledAdjoint checks circuits codes compose condition delta_lift fit
+        geometry graphs infer iterate left lifting load_model operators plots projections
+        read_evidence read_model right shipped_models t_proj t_spn training
     """,
     "klprojax.checks": """
         Check Registered check_function corollary_3_4_delta_lift corollary_3_4_gradient
@@ -38,10 +38,11 @@ NAMES = {
         section_2_consensus_of_copies section_2_consensus_projection
         section_2_convex_projection section_2_dual_coordinates section_2_duality
         section_2_gauge_invariance section_2_product_projection statement
-        t_proj_by_elimination t_proj_is_exact theorem_3_3_differences theorem_3_3_gradient
-        theorem_3_3_beliefs theorem_3_3_differential theorem_3_3_differential_forward
-        theorem_3_3_network theorem_4_6_differential theorem_3_3_seed theorem_3_3_tables theorem_3_3_tables_gradient theorem_4_1_a
-        theorem_4_1_b theorem_4_1_differences theorem_4_6 theorem_4_6_literal
+        t_proj_by_elimination t_proj_is_exact theorem_3_3_beliefs theorem_3_3_differences
+        theorem_3_3_differential theorem_3_3_differential_forward theorem_3_3_gradient
+        theorem_3_3_network theorem_3_3_seed theorem_3_3_tables theorem_3_3_tables_gradient
+        theorem_4_1_a theorem_4_1_b theorem_4_1_differences theorem_4_6
+        theorem_4_6_differential theorem_4_6_literal
     """,
     "klprojax.circuits": """
         AbstractContinuousLeaf AbstractDiscreteLeaf AbstractLeaf ActivationLift AdamStep
@@ -80,9 +81,9 @@ NAMES = {
         projection_messages table_sensitivities
     """,
     "klprojax.operators": """
-        And Automaton BPState BeliefPropagation Cardinality DykstraHybrid
-        Elimination Flooding HybridState Or Parity Residual Sequential TreeSweep
-        infer is_forest t_proj t_proj_dense
+        And Automaton BPState BeliefPropagation Cardinality DykstraHybrid Elimination
+        Flooding HybridState Or Parity Residual Sequential TreeSweep infer is_forest t_proj
+        t_proj_dense
     """,
     "klprojax.plots": """
         circuit convergence dynamics factor_graph learning_curves
@@ -94,8 +95,8 @@ NAMES = {
     "klprojax.training": """
         AbstractNetworkScheme AbstractOutputFactor AbstractStep AlternatingProjections
         CrossEntropy CyclicProjections Dataset Evaluation FitResult GradientStep Margin
-        Precisions ProjectionDirection ProjectionStep Splitting SquaredError StepInfo evaluate fit load_dataset projection_direction
-        projection_slopes
+        Precisions ProjectionDirection ProjectionStep Splitting SquaredError StepInfo
+        evaluate fit load_dataset projection_direction projection_slopes
     """,
 }
 
