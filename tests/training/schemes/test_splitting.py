@@ -1,15 +1,25 @@
 """Splitting schemes on copies that are never formed, against copies written out."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from klprojax.projections import ADMM, DifferenceMap, DouglasRachford, Dykstra
+from klprojax.projections import (
+    ADMM,
+    AbstractScheme,
+    AbstractSpace,
+    DifferenceMap,
+    DouglasRachford,
+    Dykstra,
+)
 from klprojax.training import (
     CrossEntropy,
     Precisions,
+    ProjectionStep,
     Splitting,
     SquaredError,
 )
@@ -108,6 +118,51 @@ def test_iterates_are_the_formula_on_all_copies(name):
     assert float(scheme.residual(state)) < 1e-7
 
 
+class WrittenOut(AbstractSpace):
+    """The same space with every copy as an array, in numpy."""
+
+    def combine(self, *terms):
+        return mix(*terms)
+
+    def point(self, dual):
+        return dual
+
+    def distance(self, old, new):
+        return max(np.abs(old[key] - new[key]).max() for key in old)
+
+
+class Halfway(AbstractScheme):
+    """A user's scheme: half of the way of one alternating projection."""
+
+    def init(self, space, projections, start):
+        return (start,)
+
+    def step(self, space, projections, state):
+        first, second = projections
+        (x,) = state
+        return (space.combine((0.5, x), (0.5, second(first(x)))),)
+
+
+@pytest.mark.parametrize(
+    "scheme", [Halfway(), DouglasRachford(0.7), Dykstra()], ids=lambda s: type(s).__name__
+)
+def test_the_fused_copies_follow_the_generic_scheme(scheme):
+    mine, _ = iterates(Splitting(scheme, history=8, explicit_units=0), 5)
+    lifted, weights, biases = oracle()
+    halves = [partial(lifted.project, half=half) for half in (0, 1)]
+    state = scheme.init(WrittenOut(), halves, lifted.forward(weights, biases))
+    for found in mine:
+        state = scheme.step(WrittenOut(), halves, state)
+        # Rounding, amplified by a scheme that does not contract.
+        assert_close([found], [of_point(scheme.read(state))], 1e-10)
+
+
+def test_a_projection_step_takes_a_generic_scheme():
+    step = ProjectionStep(scheme=Dykstra(), consensus="average")
+    assert isinstance(step.scheme, Splitting)
+    assert isinstance(step.scheme.scheme, Dykstra)
+
+
 @pytest.mark.parametrize("explicit_units", [0, 3, 8])
 def test_other_precisions_a_product_consensus_and_another_layer(explicit_units):
     # 0: no layer keeps its copies as they are; 3: the last one does; 8: all do.
@@ -186,7 +241,7 @@ def test_what_a_splitting_scheme_does_not_take():
         return LiftedNetwork(graph, x, y, jnp.ones(5), CrossEntropy(), Precisions(), consensus)
 
     with pytest.raises(ValueError, match=r"no use for consensus='slope'.*'average' or 'product'"):
-        DouglasRachford().start(network("slope"), parameters)
+        Splitting(DouglasRachford()).start(network("slope"), parameters)
     with pytest.raises(ValueError, match="history is 0; expected at least 1"):
         Splitting(ADMM(), history=0).start(network("average"), parameters)
     with pytest.raises(ValueError, match="beta is 0; expected a number other than 0"):
@@ -210,4 +265,4 @@ def test_an_odd_cycle_has_no_two_halves():
         graph, x, jnp.zeros(2, jnp.int32), jnp.ones(2), CrossEntropy(), Precisions(), "average"
     )
     with pytest.raises(ValueError, match=r"odd cycle.*CyclicProjections"):
-        Dykstra().start(network, parameters)
+        Splitting(Dykstra()).start(network, parameters)
