@@ -68,10 +68,10 @@ NAMES = {
     """,
     "klprojax.graphs": """
         AbstractMessageRule ConditionedModel ContradictionError DiscreteModel FactorGraph
-        GraphSignature GroupSignature ModelFileError ParityCheckMatrix Structured Wiring
-        condition dense_table load_model read_alist read_bif read_evidence read_fg
-        read_model read_uai read_uai_mar read_uai_pr shipped_models write_alist write_bif
-        write_uai write_uai_evidence write_uai_mar write_uai_pr
+        GraphSignature GroupSignature ModelFileError ParityCheckMatrix ReplicatedLift
+        Structured Wiring condition dense_table load_model read_alist read_bif read_evidence
+        read_fg read_model read_uai read_uai_mar read_uai_pr shipped_models write_alist
+        write_bif write_uai write_uai_evidence write_uai_mar write_uai_pr
     """,
     "klprojax.lifting": """
         ActivationProjection Curvatures DeltaFactor DeltaLift ExpOutput LayerMessages

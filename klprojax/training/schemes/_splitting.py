@@ -84,7 +84,8 @@ class CopiesSpace(AbstractSpace):
         def kept(state: CopiesState) -> list[Array]:
             values = list(state.parameters)
             for _, plain in state.points:
-                for (kind, *_), value in plain.items():
+                # A scheme may return points whose entries come in another order.
+                for (kind, *_), value in sorted(plain.items(), key=lambda item: item[0]):
                     values.append(
                         value if kind == "parameter" else self.network.without_padding(value)
                     )

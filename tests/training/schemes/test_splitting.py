@@ -161,6 +161,10 @@ def test_a_projection_step_takes_a_generic_scheme():
     step = ProjectionStep(scheme=Dykstra(), consensus="average")
     assert isinstance(step.scheme, Splitting)
     assert isinstance(step.scheme.scheme, Dykstra)
+    # The certificate pairs entries by name: Dykstra's point comes from a projection.
+    model, x, y = problem()
+    _, _, info = step.update(model, step.init(model), x, y, jnp.ones(5), CrossEntropy())
+    assert 0 < float(info.stats["certificate"]) < 1
 
 
 @pytest.mark.parametrize("explicit_units", [0, 3, 8])
