@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from . import lifting as lifting
     from . import operators as operators
     from . import plots as plots
+    from . import projections as projections
     from . import training as training
     from ._adjoint import AbstractAdjoint as AbstractAdjoint
     from ._adjoint import GradientReport as GradientReport

@@ -227,7 +227,7 @@ class DeltaLift:
             ...     marginals = t_proj(tables.graph, tables.log_potentials, tables.evidence(x))
             ...     return tables.readout(marginals, exp_output(1.0))
             >>> [round(float(slope), 3) for slope in jax.grad(readout)(x)]
-            [1.622, 0.471]
+            [0.622, 0.471]
 
         Reference: section 3.2, Theorem 3.3.
         """

@@ -62,6 +62,7 @@ def iterate(
     Example:
         >>> import jax.numpy as jnp
         >>> from klprojax.geometry import MarginalConstraints
+        >>> from klprojax.projections import Cyclic, iterate, left
         >>> half = jnp.log(jnp.array([0.5, 0.5]))
         >>> rows, columns = (left(MarginalConstraints([((k,), half)])) for k in (0, 1))
         >>> cost = jnp.log(jnp.array([[4.0, 1.0], [1.0, 4.0]]))

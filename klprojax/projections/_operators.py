@@ -42,6 +42,11 @@ def left(constraint: AbstractConstraint, **options: Any) -> Projection:
     Args:
         constraint: the set.
         options: ``tolerance`` and ``max_steps`` of `geometry.i_projection`.
+
+    Returns:
+        A function from a log-table to the projected log-table.
+
+    Reference: section 2, left projection.
     """
     return _Left(constraint, options)
 
@@ -52,15 +57,23 @@ def right(constraint: AbstractConstraint, **options: Any) -> Projection:
     Args:
         constraint: the set.
         options: ``tolerance`` and ``max_steps`` of `geometry.right_projection`.
+
+    Returns:
+        A function from a log-table to the projected log-table.
+
+    Reference: section 2, right projection.
     """
     return _Right(constraint, options)
 
 
 def compose(*projections: Projection) -> Projection:
-    """The last one first, as in a formula: ``compose(right(P), left(Q))`` is ``π→_P ∘ π←_Q``.
+    """Apply the last one first, as in a formula: ``compose(right(P), left(Q))`` is ``π→_P ∘ π←_Q``.
 
     Args:
         projections: functions from points to points.
+
+    Returns:
+        Their composition, a function from points to points.
 
     Example:
         >>> import jax.numpy as jnp
