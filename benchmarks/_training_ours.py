@@ -9,11 +9,11 @@ import numpy as np
 import optax
 
 from benchmarks._peers._serve import Tasks, clock, elapsed, peak_rss_mib, serve
+from klprojax.projections import DouglasRachford
 from klprojax.training import (
     AlternatingProjections,
     CrossEntropy,
     CyclicProjections,
-    DouglasRachford,
     GradientStep,
     Precisions,
     ProjectionDirection,

@@ -18,13 +18,14 @@ from rich.console import Console
 
 from benchmarks import _shared as shared
 from klprojax.cli._network import make_network
+from klprojax.projections import DouglasRachford
 from klprojax.training import (
     AlternatingProjections,
-    DouglasRachford,
     GradientStep,
     Precisions,
     ProjectionDirection,
     ProjectionStep,
+    Splitting,
     evaluate,
     fit,
     load_dataset,
@@ -63,7 +64,7 @@ def schemes(updates: int) -> dict[str, Any]:
             scheme=AlternatingProjections(), consensus="average", **plain
         ),
         "Douglas-Rachford, averages": ProjectionStep(
-            scheme=DouglasRachford(history=2), consensus="average", **plain
+            scheme=Splitting(DouglasRachford(), history=2), consensus="average", **plain
         ),
     }
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from . import lifting as lifting
     from . import operators as operators
     from . import plots as plots
+    from . import projections as projections
     from . import training as training
     from ._adjoint import AbstractAdjoint as AbstractAdjoint
     from ._adjoint import GradientReport as GradientReport
@@ -62,9 +63,15 @@ if TYPE_CHECKING:
     from .operators import TreeSweep as TreeSweep
     from .operators import infer as infer
     from .operators import t_proj as t_proj
+    from .projections import Cyclic as Cyclic
+    from .projections import DouglasRachford as DouglasRachford
+    from .projections import Dykstra as Dykstra
+    from .projections import compose as compose
+    from .projections import iterate as iterate
+    from .projections import left as left
+    from .projections import right as right
     from .training import AlternatingProjections as AlternatingProjections
     from .training import CyclicProjections as CyclicProjections
-    from .training import DouglasRachford as DouglasRachford
     from .training import GradientStep as GradientStep
     from .training import ProjectionDirection as ProjectionDirection
     from .training import ProjectionStep as ProjectionStep
@@ -79,6 +86,7 @@ _SUBPACKAGES = (
     "lifting",
     "operators",
     "plots",
+    "projections",
     "training",
 )
 _HOME = {
@@ -115,10 +123,18 @@ _HOME = {
         "infer",
         "t_proj",
     ),
+    ".projections": (
+        "Cyclic",
+        "DouglasRachford",
+        "Dykstra",
+        "compose",
+        "iterate",
+        "left",
+        "right",
+    ),
     ".training": (
         "AlternatingProjections",
         "CyclicProjections",
-        "DouglasRachford",
         "GradientStep",
         "ProjectionDirection",
         "ProjectionStep",

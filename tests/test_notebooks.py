@@ -18,11 +18,17 @@ EXPECTED = {
     "circuits_make_projection_exact",
     "differentiating_through_bp",
     "ldpc_decoding",
+    "one_operator",
     "sinkhorn_and_schroedinger",
     "where_the_paper_needs_a_reading",
 }
 # More than a dozen seconds of work each: not in the default run.
-LONG = {"adam_against_projection", "differentiating_through_bp", "ldpc_decoding"}
+LONG = {
+    "adam_against_projection",
+    "differentiating_through_bp",
+    "ldpc_decoding",
+    "one_operator",
+}
 
 
 def test_the_notebooks_are_those_that_the_documentation_names():

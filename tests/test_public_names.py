@@ -21,13 +21,13 @@ PACKAGE = Path(klprojax.__file__).parent
 NAMES = {
     "klprojax": """
         AbstractAdjoint AbstractMessageRule AlternatingProjections And Automaton
-        BeliefPropagation Cardinality ContradictionError CyclicProjections DiscreteModel
-        DouglasRachford DykstraHybrid Elimination FactorGraph Flooding GradientReport
-        GradientStep ImplicitAdjoint ModelFileError Or Parity ProjectionDirection
-        ProjectionStep RESULTS Residual Sequential Solution Structured TreeSweep
-        UnrolledAdjoint checks circuits codes condition delta_lift fit geometry graphs infer
-        lifting load_model operators plots read_evidence read_model shipped_models t_proj
-        t_spn training
+        BeliefPropagation Cardinality ContradictionError Cyclic CyclicProjections
+        DiscreteModel DouglasRachford Dykstra DykstraHybrid Elimination FactorGraph Flooding
+        GradientReport GradientStep ImplicitAdjoint ModelFileError Or Parity
+        ProjectionDirection ProjectionStep RESULTS Residual Sequential Solution Structured
+        TreeSweep UnrolledAdjoint checks circuits codes compose condition delta_lift fit
+        geometry graphs infer iterate left lifting load_model operators plots projections
+        read_evidence read_model right shipped_models t_proj t_spn training
     """,
     "klprojax.checks": """
         Check Registered check_function corollary_3_4_delta_lift corollary_3_4_gradient
@@ -39,9 +39,11 @@ NAMES = {
         section_2_consensus_of_copies section_2_consensus_projection
         section_2_convex_projection section_2_dual_coordinates section_2_duality
         section_2_gauge_invariance section_2_product_projection statement
-        t_proj_by_elimination t_proj_is_exact theorem_3_3_differences theorem_3_3_gradient
-        theorem_3_3_seed theorem_3_3_tables theorem_3_3_tables_gradient theorem_4_1_a
-        theorem_4_1_b theorem_4_1_differences theorem_4_6 theorem_4_6_literal
+        t_proj_by_elimination t_proj_is_exact theorem_3_3_beliefs theorem_3_3_differences
+        theorem_3_3_differential theorem_3_3_differential_forward theorem_3_3_gradient
+        theorem_3_3_network theorem_3_3_seed theorem_3_3_tables theorem_3_3_tables_gradient
+        theorem_4_1_a theorem_4_1_b theorem_4_1_differences theorem_4_6
+        theorem_4_6_differential theorem_4_6_literal
     """,
     "klprojax.circuits": """
         AbstractContinuousLeaf AbstractDiscreteLeaf AbstractLeaf ActivationLift AdamStep
@@ -67,32 +69,35 @@ NAMES = {
     """,
     "klprojax.graphs": """
         AbstractMessageRule ConditionedModel ContradictionError DiscreteModel FactorGraph
-        GraphSignature GroupSignature ModelFileError ParityCheckMatrix Structured Wiring
-        condition dense_table load_model read_alist read_bif read_evidence read_fg
-        read_model read_uai read_uai_mar read_uai_pr shipped_models write_alist write_bif
-        write_uai write_uai_evidence write_uai_mar write_uai_pr
+        GraphSignature GroupSignature ModelFileError ParityCheckMatrix ReplicatedLift
+        Structured Wiring condition dense_table load_model read_alist read_bif read_evidence
+        read_fg read_model read_uai read_uai_mar read_uai_pr shipped_models write_alist
+        write_bif write_uai write_uai_evidence write_uai_mar write_uai_pr
     """,
     "klprojax.lifting": """
         ActivationProjection Curvatures DeltaFactor DeltaLift ExpOutput LayerMessages
         LayeredNetwork LiftError LinearProjection LogOutput Message ParameterProjection
-        Sensitivities Structure TableSensitivities Variable delta_lift exp_output
+        Sensitivities Structure TableGraph TableSensitivities Variable delta_lift exp_output
         layer_messages project_activation project_linear project_linear_parameters
         projection_messages table_sensitivities
     """,
     "klprojax.operators": """
-        And Automaton BPState BeliefPropagation Cardinality DenseHybridState DykstraHybrid
-        Elimination Flooding HybridState Or Parity Residual Sequential TreeSweep
-        dense_hybrid_init dense_hybrid_step infer is_forest t_proj t_proj_dense
+        And Automaton BPState BeliefPropagation Cardinality DykstraHybrid Elimination
+        Flooding HybridState Or Parity Residual Sequential TreeSweep infer is_forest t_proj
+        t_proj_dense
     """,
     "klprojax.plots": """
         circuit convergence dynamics factor_graph learning_curves
     """,
+    "klprojax.projections": """
+        ADMM AbstractScheme AbstractSpace Cyclic DifferenceMap DouglasRachford Dykstra
+        Gaussians LogTables Projection compose iterate left right
+    """,
     "klprojax.training": """
-        ADMM AbstractOutputFactor AbstractScheme AbstractStep AlternatingProjections
-        CrossEntropy CyclicProjections Dataset DifferenceMap DouglasRachford Dykstra
-        Evaluation FitResult GradientStep Margin Precisions ProjectionDirection
-        ProjectionStep SquaredError StepInfo evaluate fit load_dataset projection_direction
-        projection_slopes
+        AbstractNetworkScheme AbstractOutputFactor AbstractStep AlternatingProjections
+        CrossEntropy CyclicProjections Dataset Evaluation FitResult GradientStep Margin
+        Precisions ProjectionDirection ProjectionStep Splitting SquaredError StepInfo
+        evaluate fit load_dataset projection_direction projection_slopes
     """,
 }
 
@@ -101,7 +106,7 @@ LAYERS = (
     {"_types", "_linear_solve", "_store"},
     {"_solution", "_adjoint"},
     {"geometry"},
-    {"graphs"},
+    {"graphs", "projections"},
     {"operators"},
     {"codes", "lifting", "circuits"},
     {"training"},
@@ -111,7 +116,7 @@ LAYERS = (
 )
 MOST_LINES = 600
 # Made by other functions, not by users: fields of the constructor are no part of the interface.
-NOT_CONSTRUCTED_BY_USERS = {"DeltaLift": "delta_lift"}
+NOT_CONSTRUCTED_BY_USERS = {"DeltaLift": "delta_lift", "TableGraph": "DeltaLift.table_graph"}
 # JAX's protocol for pytrees.
 PROTOCOL = {"tree_flatten", "tree_unflatten"}
 

@@ -55,6 +55,13 @@ from ._section_4 import theorem_4_6 as theorem_4_6
 from ._section_4 import theorem_4_6_literal as theorem_4_6_literal
 
 # isort: split
+from ._differential import theorem_3_3_beliefs as theorem_3_3_beliefs
+from ._differential import theorem_3_3_differential as theorem_3_3_differential
+from ._differential import theorem_3_3_differential_forward as theorem_3_3_differential_forward
+from ._differential import theorem_3_3_network as theorem_3_3_network
+from ._differential import theorem_4_6_differential as theorem_4_6_differential
+
+# isort: split
 from ._registry import Registered as Registered
 from ._registry import registered_checks as registered_checks
 from ._registry import run_check as run_check

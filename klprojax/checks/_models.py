@@ -146,3 +146,11 @@ class Replicas:
             shape[axis] = -1
             joint = joint + log_tables[edge].reshape(shape)
         return joint
+
+    def on_diagonal(self, tables: list[np.ndarray]) -> np.ndarray:
+        """Return the product of one table a variable where its copies agree, 0 elsewhere."""
+        joint = np.zeros(self.lift.shape)
+        for states in np.ndindex(*(len(table) for table in tables)):
+            cell = tuple(states[v] for _, v in self.edges)
+            joint[cell] = np.prod([table[t] for table, t in zip(tables, states, strict=True)])
+        return joint

@@ -1,23 +1,23 @@
 """Proposition 3.1: belief propagation as a hybrid of KL projections, and what T_Proj computes."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..geometry import ConsensusFace, ProductFamily
 from ..operators import (
     BeliefPropagation,
-    DenseHybridState,
     DykstraHybrid,
     Elimination,
     TreeSweep,
-    dense_hybrid_init,
-    dense_hybrid_step,
     infer,
     t_proj,
     t_proj_dense,
 )
+from ..projections import Dykstra, LogTables, compose, left, right
 from ._measure import by_precision, largest_difference, normalized
 from ._models import (
     Replicas,
@@ -37,7 +37,18 @@ _POWER = "b_i to the power of its copies"
 _CORRECTED = "fixed by the corrected map"
 
 _t_proj_dense = jax.jit(t_proj_dense, static_argnums=1)
-_dense_hybrid_step = jax.jit(dense_hybrid_step, static_argnums=1)
+_SPACE, _SCHEME = LogTables(), Dykstra()
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _hybrid_step(state: tuple[Any, Any, Any], consensus: ConsensusFace) -> tuple[Any, ...]:
+    """Do one iteration as printed on dense tables: the next `(q, σ, τ)`, then `k` and `r`."""
+    product, agree = right(ProductFamily()), left(consensus)
+    new = _SCHEME.step(_SPACE, (product, compose(product, agree)), state)
+    q, sigma, tau = state
+    k = product(_SPACE.point(_SPACE.combine((1, q), (1, sigma))))
+    r = agree(_SPACE.point(_SPACE.combine((1, k), (1, tau))))
+    return *new, k, r
 
 
 def _axis_marginals(log_table: Any) -> list[np.ndarray]:
@@ -85,23 +96,27 @@ def t_proj_by_elimination(seed: int = 0, size: int = 4, dtype: Any = None) -> An
 def proposition_3_1_iterates(seed: int = 0, size: int = 3, dtype: Any = None) -> Any:
     """Check that the hybrid's iterates are those of normalised sum-product, on a loopy graph.
 
-    `q_n` must be the beliefs and `k_n` the factors' marginals `m_{i→k} m_{k→i}`.
+    `q_n` must be the beliefs, `k_n` the factors' marginals `m_{i→k} m_{k→i}`, and `r_n` the beliefs
+    on the diagonal, where all copies agree, and nothing off it.
 
     Source: Proposition 3.1 and the iteration above it.
     """
     model = random_cycle(seed, size)
     graph, log_potentials = model.build(dtype)
     replicas = Replicas(graph)
-    state = dense_hybrid_init(replicas.lift.log_table(log_potentials))
+    q = replicas.lift.log_table(log_potentials)
+    zero = jnp.zeros_like(q)
+    state = q, zero, zero
     messages, gaps = uniform_messages(model), []
     for _ in range(_STEPS):
-        state = _dense_hybrid_step(state, replicas.lift.consensus)
+        *state, k, r = _hybrid_step(tuple(state), replicas.lift.consensus)
         messages, incoming = flood(model, messages)
         agreed = beliefs(model, messages)
         log_q = {(k, v): np.log(agreed[v]) for k, v in replicas.edges}
         log_k = {e: np.log(normalized(messages[e] * incoming[e])) for e in replicas.edges}
-        for got, want in ((state.log_q, log_q), (state.log_k, log_k)):
+        for got, want in ((state[0], log_q), (k, log_k)):
             gaps.append(largest_difference(jnp.exp(got), np.exp(replicas.log_product(want))))
+        gaps.append(largest_difference(jnp.exp(r), replicas.on_diagonal(agreed)))
     # Probabilities; the corrections add up six logarithms of size ten.
     return float(np.max(gaps)), by_precision(dtype, 1e-12, 1e-4)
 
@@ -222,9 +237,9 @@ def proposition_3_1_ii_corrected(seed: int = 0, size: int = 3, dtype: Any = None
     sigma = np.asarray(replicas.lift.log_table(log_potentials), np.float64) - pulled
     tau = pulled - log_q
     q, s, t = (jnp.asarray(table, dtype) for table in (log_q, sigma, tau))
-    after = _dense_hybrid_step(DenseHybridState(q, s, q, q, t), replicas.lift.consensus)
-    gaps = [largest_difference(jnp.exp(after.log_q), np.exp(log_q))]
-    for got, want in ((after.sigma, sigma), (after.tau, tau)):
+    after, *corrections, _, _ = _hybrid_step((q, s, t), replicas.lift.consensus)
+    gaps = [largest_difference(jnp.exp(after), np.exp(log_q))]
+    for got, want in zip(corrections, (sigma, tau), strict=True):
         # Corrections mean something up to a constant.
         got = np.asarray(got, np.float64)
         gaps.append(largest_difference(got - got.mean(), want - want.mean()))

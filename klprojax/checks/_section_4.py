@@ -48,7 +48,7 @@ def _circuit(width: int) -> Circuit:
     return b.build(b.sum([b.product([pair, mixed(2)]) for pair in pairs])).circuit
 
 
-def _parses(
+def enumerate_parses(
     circuit: Circuit, weights: np.ndarray, evidence: list[np.ndarray], node: int | None = None
 ) -> Iterator[tuple[float, dict[int, int], tuple[int, ...], tuple[int, ...]]]:
     """Every parse below a node, or the root: weight, states of leaves, nodes, chosen edges."""
@@ -84,7 +84,7 @@ def _parses(
     yield from below(circuit.root if node is None else node)
 
 
-def _example(seed: int, width: int, dtype: Any, *, tree: bool = False) -> Example:
+def mixture_example(seed: int, width: int, dtype: Any, *, tree: bool = False) -> Example:
     at_least(width, 2)
     circuit = unfold(_circuit(width)).tree if tree else _circuit(width)
     rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ def _example(seed: int, width: int, dtype: Any, *, tree: bool = False) -> Exampl
     total = 0.0
     marginals = [np.zeros(card) for card in CARDINALITIES]
     visits, edges = np.zeros(circuit.num_nodes), np.zeros(circuit.num_weights)
-    for weight, states, nodes, chosen in _parses(circuit, weights, evidence):
+    for weight, states, nodes, chosen in enumerate_parses(circuit, weights, evidence):
         total += weight
         for v, t in states.items():
             marginals[v][t] += weight
@@ -129,7 +129,7 @@ def theorem_4_1_a(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
 
     Source: Theorem 4.1 (a). `size` is the number of components of each mixture.
     """
-    known = _example(seed, size, dtype)
+    known = mixture_example(seed, size, dtype)
     found = sweep(known.circuit, known.log_weights, known.log_evidence).marginals
     return (
         largest_difference(known.circuit.unpack_variables(found), known.marginals),
@@ -143,7 +143,7 @@ def theorem_4_1_b(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
 
     Source: Theorem 4.1 (b). `size` is the number of components of each mixture.
     """
-    known = _example(seed, size, dtype)
+    known = mixture_example(seed, size, dtype)
     found = sweep(known.circuit, known.log_weights, known.log_evidence)
     got = (found.gates, found.edge_probs, found.visits, found.log_partition)
     want = (known.gates, known.edges, known.visits, np.asarray(known.log_partition))
@@ -156,14 +156,14 @@ def theorem_4_1_differences(seed: int = 0, size: int = 2, dtype: Any = None) -> 
 
     Source: Theorem 4.1. Differences are taken of a sum over parses, so nothing differentiates.
     """
-    known = _example(seed, size, dtype)
+    known = mixture_example(seed, size, dtype)
     found = sweep(known.circuit, known.log_weights, known.log_evidence)
     log_weights = np.asarray(known.log_weights, np.float64)
     tables = known.circuit.unpack_variables(known.log_evidence)
     evidence = [np.exp(np.asarray(table, np.float64)) for table in tables]
 
     def log_sum(log_weights: np.ndarray) -> float:
-        parses = _parses(known.circuit, np.exp(log_weights), evidence)
+        parses = enumerate_parses(known.circuit, np.exp(log_weights), evidence)
         return float(np.log(sum(parse[0] for parse in parses)))
 
     slopes = [
@@ -181,14 +181,14 @@ def lemma_4_2(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
 
     Source: Lemma 4.2. `size` is the number of components of each mixture.
     """
-    known = _example(seed, size, dtype, tree=True)
+    known = mixture_example(seed, size, dtype, tree=True)
     found = t_spn(known.circuit, known.log_weights, known.log_evidence, method="tree")
     tables = known.circuit.unpack_variables(tuple(jnp.exp(table) for table in found))
     return largest_difference(tables, known.marginals), _tolerance(dtype)
 
 
 def _unfolded(seed: int, size: int, dtype: Any) -> tuple[Example, Any, Any, Any]:
-    known = _example(seed, size, dtype)
+    known = mixture_example(seed, size, dtype)
     unfolding = unfold(known.circuit)
     graph = sweep(known.circuit, known.log_weights, known.log_evidence)
     weights = unfolding.log_weights(known.log_weights)
@@ -208,7 +208,7 @@ def lemma_4_3(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
     tables = known.circuit.unpack_variables(known.log_evidence)
     evidence = [np.exp(np.asarray(table, np.float64)) for table in tables]
     values = [
-        sum(parse[0] for parse in _parses(known.circuit, weights, evidence, node))
+        sum(parse[0] for parse in enumerate_parses(known.circuit, weights, evidence, node))
         for node in range(known.circuit.num_nodes)
     ]
     want = np.log(values)[unfolding.copy_of]
@@ -252,7 +252,7 @@ def theorem_4_6(seed: int = 0, size: int = 2, dtype: Any = None) -> Any:
     Source: Theorem 4.6. The projections are computed by variable elimination, on a circuit that is
     no tree. `size` is the number of components of each mixture.
     """
-    known = _example(seed, size, dtype)
+    known = mixture_example(seed, size, dtype)
     found = t_spn(known.circuit, known.log_weights, known.log_evidence, method="elimination")
     tables = known.circuit.unpack_variables(tuple(jnp.exp(table) for table in found))
     return largest_difference(tables, known.marginals), _tolerance(dtype)

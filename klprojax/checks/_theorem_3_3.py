@@ -54,7 +54,7 @@ def output_factor(z: Any) -> Any:
     return jnp.exp(z) + jnp.exp(z / 2)
 
 
-def _slope(z: Any) -> float:
+def output_slope(z: Any) -> float:
     """Return `φ'/φ` by formula, in numpy."""
     z = np.float64(z)
     return float((np.exp(z) + np.exp(z / 2) / 2) / (np.exp(z) + np.exp(z / 2)))
@@ -70,7 +70,7 @@ def _lifted(seed: int, size: int, dtype: Any) -> tuple[tuple[Any, ...], DeltaLif
 def _referee(args: tuple[Any, ...]) -> Any:
     """Return `φ'/φ ∇z` by `jax.grad`, with `φ'/φ` by formula."""
     z, gradient = jax.jit(jax.value_and_grad(computation, argnums=(0, 1)))(*args)
-    return jax.tree.map(lambda g: _slope(z) * np.asarray(g), gradient)
+    return jax.tree.map(lambda g: output_slope(z) * np.asarray(g), gradient)
 
 
 @statement("Theorem 3.3", "jets vs belief propagation on tables, nothing differentiated")
@@ -125,4 +125,6 @@ def theorem_3_3_differences(seed: int = 0, size: int = 3, dtype: Any = None) -> 
     """
     args, lift = _lifted(seed, size, dtype)
     slopes = lift.sensitivities(output_factor).inputs
-    return compare_with_differences(computation, args, slopes, seed=seed, scale=_slope(lift.output))
+    return compare_with_differences(
+        computation, args, slopes, seed=seed, scale=output_slope(lift.output)
+    )

@@ -220,15 +220,15 @@ def _make_step(name: Step, options: Options) -> Any:
 
 def _make_scheme(name: str) -> Any:
     """Make the scheme of a projection step by its name."""
-    from .. import training
+    from .. import projections, training
 
     schemes = {
         "cyclic": training.CyclicProjections,
         "alternating": training.AlternatingProjections,
-        "douglas-rachford": training.DouglasRachford,
-        "difference-map": training.DifferenceMap,
-        "dykstra": training.Dykstra,
-        "admm": training.ADMM,
+        "douglas-rachford": projections.DouglasRachford,
+        "difference-map": projections.DifferenceMap,
+        "dykstra": projections.Dykstra,
+        "admm": projections.ADMM,
     }
     if name not in schemes:
         raise ValueError(f"--scheme is {name!r}; expected one of {', '.join(schemes)}.")

@@ -32,3 +32,4 @@ from ._message_rule import AbstractMessageRule as AbstractMessageRule
 from ._message_rule import Structured as Structured
 from ._message_rule import dense_table as dense_table
 from ._model import DiscreteModel as DiscreteModel
+from ._replication import ReplicatedLift as ReplicatedLift

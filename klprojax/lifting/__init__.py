@@ -22,5 +22,6 @@ from ._results import Sensitivities as Sensitivities
 from ._structure import DeltaFactor as DeltaFactor
 from ._structure import Structure as Structure
 from ._structure import Variable as Variable
+from ._table_graph import TableGraph as TableGraph
 from ._tables import TableSensitivities as TableSensitivities
 from ._tables import table_sensitivities as table_sensitivities

@@ -83,6 +83,29 @@ class Arguments:
         flat.update(zip(self._slots, leaves, strict=True))
         return self._treedef.unflatten([flat[i] for i in range(len(flat))])
 
+    def chosen(self, variables: Any | None, leaves: Sequence[Any]) -> list[bool]:
+        """For each array leaf, whether it is a variable and `variables` names it.
+
+        Args:
+            variables: as in `delta_lift`; None names all.
+            leaves: values of the array leaves.
+
+        Raises:
+            ValueError: nothing that is named is a variable.
+        """
+        args = self.rebuild(leaves)
+        wanted = _wanted(args, variables, self._treedef.num_leaves)
+        flags = [
+            live and wanted[position] is not False
+            for position, live in zip(self._slots, self.is_variable, strict=True)
+        ]
+        if not any(flags):
+            raise ValueError(
+                f"variables={variables!r} names none of the lift's variables; they are"
+                f" {[n for n, live in zip(self.names, self.is_variable, strict=True) if live]}"
+            )
+        return flags
+
     def slopes(self, slopes: Sequence[Any]) -> Any:
         """Shape slopes of the variables like the arguments, None elsewhere."""
         flat: list[Any] = [None] * self._treedef.num_leaves

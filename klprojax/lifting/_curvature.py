@@ -24,7 +24,7 @@ _ELEMENTWISE = frozenset(
 # Linear primitives whose Jacobian has the entries 0 and 1 only, so that J∘J = J.
 _ROUTING = frozenset(
     """broadcast_in_dim concatenate cumsum dynamic_slice expand_dims gather pad reduce_max
-    reduce_min reduce_sum reshape rev slice split squeeze transpose""".split()  # noqa: SIM905
+    reduce_min reduce_sum reshape rev slice split squeeze stack tile transpose unstack""".split()  # noqa: SIM905
 )
 # Bilinear primitives in which every entry of the Jacobian is one entry of the other argument.
 _BILINEAR = frozenset({"dot_general", "conv_general_dilated"})

@@ -95,6 +95,32 @@ def log_output_slope(phi: Callable[[Any], Any], z: Inexact[Array, ""]) -> Inexac
     return slope
 
 
+def log_output_table(
+    phi: Callable[[Any], Any], points: Inexact[Array, " points"]
+) -> Inexact[Array, " points"]:
+    """Return `log φ` at several points.
+
+    Args:
+        phi: a positive function of a scalar; its method `log_phi` is used if it has one.
+        points: where.
+
+    Raises:
+        ValueError: φ is not positive and finite there. Inside `jit` an Equinox run-time error.
+    """
+    log_phi = getattr(phi, "log_phi", None)
+    table = jnp.log(jax.vmap(phi)(points)) if log_phi is None else jax.vmap(log_phi)(points)
+    bad = ~jnp.all(jnp.isfinite(table))
+    message = (
+        "the output factor phi must be positive and finite on the lattice of z; for values beyond"
+        " the range of floats give the factor a method log_phi"
+    )
+    if isinstance(bad, Tracer):
+        return eqx.error_if(table, bad, message)
+    if bool(bad):
+        raise ValueError(f"{message}. Got log phi = {table} at z = {points}.")
+    return table
+
+
 def log_output_curvature(phi: Callable[[Any], Any], z: Inexact[Array, ""]) -> Inexact[Array, ""]:
     """Return `(log φ)''` at the forward value, the curvature of the seed message."""
     if isinstance(phi, ExpOutput):

@@ -20,7 +20,7 @@ from ._structure import Structure
 # Primitives that only move entries about: they rename scalar nodes.
 _MOVES = frozenset(
     """broadcast_in_dim concatenate copy copy_p dynamic_slice dynamic_update_slice expand_dims
-    gather pad reshape rev scatter slice split squeeze transpose""".split()  # noqa: SIM905
+    gather pad reshape rev scatter slice split squeeze stack tile transpose unstack""".split()  # noqa: SIM905
 )
 # Reductions and the elementary operation that their tree is made of.
 _REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -149,7 +149,7 @@ class Scalars:
             joined = self.elementwise(psi, (left, right))
             numbers = np.concatenate([joined.numbers(), numbers[..., 2 * half :]], axis=-1)
             values = np.concatenate([joined.values, values[..., 2 * half :]], axis=-1)
-        return Cells(numbers[..., 0], values[..., 0])
+        return Cells(np.asarray(numbers[..., 0]), values[..., 0])
 
 
 def _partial(
@@ -171,12 +171,15 @@ def _partial(
     return evaluate
 
 
-def scalarize(structure: Structure, values: Sequence[Any]) -> tuple[Scalars, list[Cells]]:
+def scalarize(
+    structure: Structure, values: Sequence[Any], inputs: Sequence[int] | None = None
+) -> tuple[Scalars, list[Cells]]:
     """Take a lifted function apart at its forward values.
 
     Args:
         structure: the lifted graph.
         values: forward value of every variable; concrete.
+        inputs: the variables that become nodes, others are clamped; by default the lift's own.
 
     Returns:
         The scalar graph, and the cells of every variable.
@@ -184,13 +187,14 @@ def scalarize(structure: Structure, values: Sequence[Any]) -> tuple[Scalars, lis
     Raises:
         LiftError: a primitive has no elementary form.
     """
+    if inputs is None:
+        inputs = [i for i in structure.inputs if structure.variables[i].kind == "input"]
     scalars = Scalars()
     cells: list[Any] = [
         None if value is None else Cells(None, jnp.asarray(value)) for value in values
     ]
-    for index in structure.inputs:
-        if structure.variables[index].kind == "input":
-            cells[index] = Cells(scalars.new_nodes(values[index]), jnp.asarray(values[index]))
+    for index in inputs:
+        cells[index] = Cells(scalars.new_nodes(values[index]), jnp.asarray(values[index]))
     for factor in structure.factors:
         outputs = _apply(scalars, factor.equation, [cells[i] for i in factor.inputs], factor.label)
         for index, output in zip(factor.outputs, outputs, strict=True):
@@ -268,7 +272,7 @@ def _select(operands: list[Cells]) -> Cells:
     numbers = np.stack([case.numbers() for case in cases])
     values = np.stack([np.asarray(case.values) for case in cases])
     return Cells(
-        np.take_along_axis(numbers, index, 0)[0],
+        np.asarray(np.take_along_axis(numbers, index, 0)[0]),
         jnp.asarray(np.take_along_axis(values, index, 0)[0]),
     )
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,11 +13,10 @@ from .._solution import Solution
 from ..graphs import FactorGraph
 from ..operators import BeliefPropagation, infer
 from ..operators._messages import by_group
+from ._lattices import OFFSETS, Lattices
 from ._lift import DeltaLift
-from ._scalar import Operation, Scalars, concrete, scalarize
-
-# The lattice of every scalar: one point below, one at, and one above the forward value.
-_OFFSETS = np.array([-1.0, 0.0, 1.0])
+from ._outputs import log_output_table
+from ._scalar import Scalars, concrete, scalarize
 
 
 class TableSensitivities(eqx.Module):
@@ -80,31 +78,21 @@ def table_sensitivities(
         raise ValueError(f"spacing must be positive, got {spacing}")
     structure = lift.structure
     scalars, cells = scalarize(structure, lift.values)
-    values = scalars.forward_values().astype(np.float64)
-    lattices = _Lattices(scalars, values, spacing)
+    lattices = Lattices(scalars, spacing, whole_box=False)
+    families, tables = lattices.families(scalars)
 
     top = cells[structure.outputs[0]]
-    seeded = top.nodes is not None and int(top.numbers()) >= 0
-    families: list[np.ndarray] = []
-    tables: list[Any] = []
-    for arity in sorted({op.arguments.shape[1] for op in scalars.operations}):
-        chosen = [op for op in scalars.operations if op.arguments.shape[1] == arity]
-        families.append(
-            np.concatenate(
-                [np.concatenate([op.outputs[:, None], op.arguments], 1) for op in chosen]
-            )
-        )
-        tables.append(np.concatenate([lattices.table(op) for op in chosen]))
-    if seeded:
-        z = int(top.numbers())
+    z = int(top.numbers())
+    if z >= 0:
         families.append(np.array([[z]]))
-        tables.append(_log_phi(phi, lattices.points(np.array([z]))[0])[None])
-    graph = FactorGraph(np.full(scalars.count, len(_OFFSETS)), families)
+        seed = log_output_table(phi, jnp.asarray(lattices.points(np.array([z]))[0]))
+        tables.append(np.asarray(seed)[None])
+    graph = FactorGraph(np.full(scalars.count, len(OFFSETS)), families)
 
     produced = np.zeros(scalars.count, bool)
     for op in scalars.operations:
         produced[op.outputs] = True
-    dirac = np.where(_OFFSETS == 0, 0.0, -np.inf)
+    dirac = np.where(OFFSETS == 0, 0.0, -np.inf)
     evidence = graph.log_evidence({int(v): dirac for v in np.flatnonzero(~produced)})
     depth = _depth(scalars)
     # One flood of messages climbs or descends one delta factor, so 2 depth + 2 floods settle all.
@@ -113,7 +101,7 @@ def table_sensitivities(
         graph, graph.pack(tables), solver, log_evidence=evidence, max_steps=2 * depth + 2
     )
 
-    log_beliefs = np.zeros((scalars.count, len(_OFFSETS)))
+    log_beliefs = np.zeros((scalars.count, len(OFFSETS)))
     for family, axes in zip(families, by_group(graph, solution.state.messages), strict=True):
         # Downward messages go to the arguments of a delta factor, and from φ to z.
         first = 0 if family.shape[1] == 1 else 1
@@ -135,72 +123,6 @@ def table_sensitivities(
         solution,
         depth,
     )
-
-
-class _Lattices:
-    """Spacings of all nodes, in topological order, and the tables on them."""
-
-    def __init__(self, scalars: Scalars, values: np.ndarray, spacing: float):
-        self.values = values
-        self.spacings = np.full(len(values), float(spacing))
-        for op in scalars.operations:
-            reach = np.zeros(len(op.outputs))
-            for moved in range(op.arguments.shape[1]):
-                for offset in (-1.0, 1.0):
-                    arguments = [
-                        values[column] + (offset * self.spacings[column] if k == moved else 0.0)
-                        for k, column in enumerate(op.arguments.T)
-                    ]
-                    y = np.asarray(op.evaluate(*arguments), np.float64)
-                    if not np.all(np.isfinite(y)):
-                        raise ValueError(
-                            f"the function is not finite within the spacing {spacing} of the"
-                            " forward point; choose a smaller spacing"
-                        )
-                    reach = np.maximum(reach, np.abs(y - values[op.outputs]))
-            # Where ψ does not move at all, any lattice of y contains it.
-            self.spacings[op.outputs] = np.where(reach > 0, reach, spacing)
-
-    def points(self, nodes: np.ndarray) -> np.ndarray:
-        """Return the lattices `[nodes, 3]`."""
-        return self.values[nodes][:, None] + self.spacings[nodes][:, None] * _OFFSETS
-
-    def table(self, op: Operation) -> np.ndarray:
-        """Return the log-tables `log hat_k(ψ(x_1[i], ...))`, `[count, 3, 3, ...]`."""
-        count, arity = op.arguments.shape
-        grid = np.broadcast_shapes(*[(count, *([3] * arity))])
-        arguments = []
-        for k, column in enumerate(op.arguments.T):
-            shape = [count] + [1] * arity
-            shape[1 + k] = len(_OFFSETS)
-            arguments.append(np.broadcast_to(self.points(column).reshape(shape), grid))
-        y = np.asarray(op.evaluate(*arguments), np.float64)
-        single = (slice(None), *([None] * arity))
-        place = (y - self.values[op.outputs][single]) / self.spacings[op.outputs][single]
-        # With two arguments moved at once ψ may leave the lattice of y. The Dirac mass of a clamped
-        # argument gives those entries no weight; they only have to be finite.
-        place = np.where(np.isfinite(place), np.clip(place, -1.0, 1.0), 0.0)
-        # At the forward point y sits on its lattice by definition, whatever the last digit says.
-        place[(slice(None), *([1] * arity))] = 0.0
-        hats = np.stack([np.maximum(0.0, 1 - np.abs(place - k)) for k in _OFFSETS], axis=1)
-        with np.errstate(divide="ignore"):
-            return np.log(hats)
-
-
-def _log_phi(phi: Callable[[Any], Any], points: np.ndarray) -> np.ndarray:
-    log_phi = getattr(phi, "log_phi", None)
-    given = jnp.asarray(points)
-    if log_phi is not None:
-        table = np.asarray(jax.vmap(log_phi)(given), np.float64)
-    else:
-        numbers = np.asarray(jax.vmap(phi)(given), np.float64)
-        table = np.log(np.where(numbers > 0, numbers, np.nan))
-    if not np.all(np.isfinite(table)):
-        raise ValueError(
-            f"the output factor phi must be positive and finite on the lattice {points} of z;"
-            " for values beyond the range of floats give the factor a method log_phi"
-        )
-    return table
 
 
 def _depth(scalars: Scalars) -> int:

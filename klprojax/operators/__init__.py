@@ -7,11 +7,8 @@ structured factors with cheap messages.
 from ._belief_propagation import BeliefPropagation as BeliefPropagation
 from ._belief_propagation import BPState as BPState
 from ._elimination import Elimination as Elimination
-from ._hybrid import DenseHybridState as DenseHybridState
 from ._hybrid import DykstraHybrid as DykstraHybrid
 from ._hybrid import HybridState as HybridState
-from ._hybrid import dense_hybrid_init as dense_hybrid_init
-from ._hybrid import dense_hybrid_step as dense_hybrid_step
 from ._infer import infer as infer
 from ._schedules import Flooding as Flooding
 from ._schedules import Residual as Residual

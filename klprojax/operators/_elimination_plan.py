@@ -114,9 +114,11 @@ def plan_elimination(
     rows = [math.prod(operation.shape) for operation in operations]
     needed = sum(rows) * (4 * (INPUTS * states + 1) + 4 * itemsize)
     if needed > memory_limit:
+        width = 1 + len(order[int(np.argmax(sizes))].neighbours)
         raise ValueError(
-            f"Elimination needs tables of {sum(sizes):,} entries in all, the largest "
-            f"{max(sizes):,} ({_size(needed)} for program and buffers), beyond memory_limit = "
+            f"Elimination needs tables of {sum(sizes):,} entries in all, the largest over "
+            f"{width} variables with {max(sizes):,} ({_size(needed)} for program and buffers), "
+            "beyond memory_limit = "
             f"{_size(memory_limit)}. Raise Elimination(memory_limit=...), condition on more "
             "evidence, or use BeliefPropagation()."
         )

@@ -6,9 +6,10 @@ One iteration, on the replicated space with one axis an edge:
     r_n = π←_𝒬(∇f*(∇f(k_n) + τ_{n-1}))           τ_n = ∇f(k_n) + τ_{n-1} - ∇f(q_n)
     q_n = π→_𝒫(r_n)
 
-By Proposition 3.1 it is normalised flooding belief propagation, iterate by iterate. Here it is
-twice: `dense_hybrid_step` as printed, on dense joint tables, and `DykstraHybrid` on the factored
-form, where 𝒫 makes every table a product over edges.
+It is the scheme `Dykstra` of ``klprojax.projections`` with the projections ``π→_𝒫`` and ``π→_𝒫 ∘
+π←_𝒬``, on dense joint tables. By Proposition 3.1 it is normalised flooding belief propagation,
+iterate by iterate. `DykstraHybrid` is its factored form, where 𝒫 makes every table a product over
+edges.
 
 Zeros. Dual coordinates are those of the face a table lives on (section 3.1, "Projections with
 faces"). A state that ``k_n`` or ``q_n`` excludes has left the face; its correction would be
@@ -27,13 +28,7 @@ from jaxtyping import Array, Bool, Float
 from .._adjoint import AbstractAdjoint
 from .._solution import Solution
 from .._types import FactorTables, VariableTables
-from ..geometry import (
-    ConsensusFace,
-    ProductFamily,
-    i_projection,
-    log_normalize,
-    right_projection,
-)
+from ..geometry import ProductFamily, log_normalize
 from ..graphs import FactorGraph
 from ._bethe import bethe_log_partition
 from ._messages import (
@@ -50,65 +45,6 @@ from ._messages import (
     uniform_messages,
 )
 from ._solver import AbstractSolver, verdict
-
-
-class DenseHybridState(eqx.Module):
-    """The five tables of the printed iteration, each over all copies.
-
-    Attributes:
-        log_k: log-probabilities of ``k_n``, a product.
-        sigma: correction ``σ_n``.
-        log_r: log-probabilities of ``r_n``, on the diagonal face.
-        log_q: log-probabilities of ``q_n``, a product.
-        tau: correction ``τ_n``.
-    """
-
-    log_k: Float[Array, "*copies"]
-    sigma: Float[Array, "*copies"]
-    log_r: Float[Array, "*copies"]
-    log_q: Float[Array, "*copies"]
-    tau: Float[Array, "*copies"]
-
-
-def dense_hybrid_init(log_table: Float[Array, "*copies"]) -> DenseHybridState:
-    """Start at ``q_{-1}`` with ``σ_{-1} = τ_{-1} = 0``.
-
-    Args:
-        log_table: ``q_{-1}`` up to scale (see `ReplicatedLift.log_table`). ``k`` and ``r``, which
-            the first iteration does not read, start there too.
-
-    Returns:
-        The state before the first iteration.
-    """
-    log_q = log_normalize(log_table)
-    zero = jnp.zeros_like(log_q)
-    return DenseHybridState(log_q, zero, log_q, log_q, zero)
-
-
-def dense_hybrid_step(state: DenseHybridState, consensus: ConsensusFace) -> DenseHybridState:
-    """Do one iteration exactly as printed, on dense joint tables.
-
-    Args:
-        state: the previous iterate.
-        consensus: the face 𝒬 (see `ReplicatedLift.consensus`).
-
-    Returns:
-        The next iterate; `-inf` throughout once no state is left on the face.
-
-    Differentiation:
-        Ordinary JAX operations: every transformation, to any order.
-
-    Reference: section 3.1, "Dykstra's hybrid algorithm"; the first projection is onto 𝒫.
-    """
-    product = ProductFamily()
-    # ∇f(p) = 1 + log p, and the ones cancel; ∇f* normalises.
-    dual = state.log_q + state.sigma
-    log_k = right_projection(product, log_normalize(dual), throw=False).value
-    sigma = _minus(dual, log_k)
-    dual = log_k + state.tau
-    log_r = i_projection(consensus, log_normalize(dual), throw=False).value
-    log_q = right_projection(product, log_r, throw=False).value
-    return DenseHybridState(log_k, sigma, log_r, log_q, _minus(dual, log_q))
 
 
 class HybridState(eqx.Module):
@@ -139,6 +75,10 @@ class HybridState(eqx.Module):
 
 class DykstraHybrid(AbstractSolver):
     """Iterate the Dykstra-type hybrid of KL projections in factored form.
+
+    Named fused implementation of ``iterate(Dykstra(), (right(P), compose(right(P), left(Q))), q)``
+    on the replicated lift of a factor graph: P the products over all copies, Q the face on which
+    the copies of each variable agree, q the product of the factors.
 
     The iterates are those of `BeliefPropagation` with the `Flooding` schedule (Proposition 3.1);
     this solver is the projection reading of it, for study and comparison. Every variable has one

@@ -18,10 +18,7 @@ from ._projection_step import ProjectionStep as ProjectionStep
 from ._step import AbstractStep as AbstractStep
 from ._step import StepInfo as StepInfo
 from .network import Precisions as Precisions
-from .schemes import ADMM as ADMM
-from .schemes import AbstractScheme as AbstractScheme
+from .schemes import AbstractNetworkScheme as AbstractNetworkScheme
 from .schemes import AlternatingProjections as AlternatingProjections
 from .schemes import CyclicProjections as CyclicProjections
-from .schemes import DifferenceMap as DifferenceMap
-from .schemes import DouglasRachford as DouglasRachford
-from .schemes import Dykstra as Dykstra
+from .schemes import Splitting as Splitting

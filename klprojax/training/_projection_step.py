@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, PyTree
 from ._gradient_step import layer_norms
 from ._step import AbstractStep, StepInfo, weighted_mean
 from .network import LiftedNetwork, Precisions, trace_network
-from .schemes import AbstractScheme, CyclicProjections
+from .schemes import AbstractNetworkScheme, CyclicProjections
+from .schemes._splitting import as_network_scheme
 
 
 class ProjectionStep(AbstractStep):
@@ -30,7 +31,8 @@ class ProjectionStep(AbstractStep):
     iterations a batch.
 
     Args:
-        scheme: in which order constraints are visited.
+        scheme: in which order constraints are visited: `CyclicProjections`,
+            `AlternatingProjections`, or a scheme of `klprojax.projections`, run as its `Splitting`.
         iterations: iterations a batch, at most.
         precisions: of the Gaussian copies.
         consensus: `"product"`, `"average"` or `"slope"`; see `LiftedNetwork`.
@@ -44,7 +46,9 @@ class ProjectionStep(AbstractStep):
         ValueError: options out of range.
     """
 
-    scheme: AbstractScheme = CyclicProjections()
+    scheme: AbstractNetworkScheme = eqx.field(
+        converter=as_network_scheme, default=CyclicProjections()
+    )
     iterations: int = eqx.field(static=True, default=1)
     precisions: Precisions = Precisions.with_ratio(1 / 300)
     consensus: str = eqx.field(static=True, default="slope")

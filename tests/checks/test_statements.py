@@ -5,12 +5,14 @@ Each kind of fault is put in once and must be noticed.
 
 import inspect
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import klprojax.checks as checks
 import klprojax.checks._corollary_3_4 as corollary
+import klprojax.checks._differential as differential
 import klprojax.checks._lemma_3_2 as lemma
 import klprojax.checks._proposition_3_1 as proposition
 import klprojax.checks._section_2 as section
@@ -18,9 +20,11 @@ import klprojax.checks._section_4 as circuits
 import klprojax.checks._theorem_3_3 as theorem
 import klprojax.lifting._layered as layered
 import klprojax.lifting._sweeps as sweeps
+import klprojax.operators._t_proj as t_proj_module
 from klprojax.checks import registered_checks, run_check
-from klprojax.geometry import ProductFamily, log_normalize
-from klprojax.lifting import delta_lift
+from klprojax.geometry import ProductFamily, i_projection, log_normalize, right_projection
+from klprojax.graphs._replication import ReplicatedLift
+from klprojax.lifting import DeltaLift, delta_lift
 
 ENTRIES = {entry.name: entry for entry in registered_checks()}
 LITERAL = ("proposition_3_1_ii_literal", "theorem_4_6_literal", "remark_4_7")
@@ -142,10 +146,12 @@ def fails(name, error=None):
 def lift_anew():
     """Lifts are compiled for themselves: a new one has the fault, an old one has not."""
     theorem._lifted.cache_clear()
-    corollary._lifted.cache_clear()
+    lifted = theorem._lifted, corollary._lifted, differential._lifted
+    for cached in lifted:
+        cached.cache_clear()
     yield
-    theorem._lifted.cache_clear()
-    corollary._lifted.cache_clear()
+    for cached in lifted:
+        cached.cache_clear()
 
 
 def test_dropping_messages_at_a_fan_out(monkeypatch):
@@ -176,12 +182,75 @@ def test_an_output_factor_that_changes_sign(monkeypatch):
 
 def test_a_wrong_log_slope_of_the_output_factor(monkeypatch):
     # φ' in place of φ'/φ.
-    monkeypatch.setattr(theorem, "_slope", lambda z: float(np.exp(z) + np.exp(z / 2) / 2))
+    monkeypatch.setattr(theorem, "output_slope", lambda z: float(np.exp(z) + np.exp(z / 2) / 2))
     for name in ("gradient", "tables_gradient", "differences"):
         fails(f"theorem_3_3_{name}")
     monkeypatch.setattr(lemma, "incoming_log_slope", lambda y: 3 * np.cos(3 * y))
     for name in ("lemma_3_2_jets", "lemma_3_2_tables", "theorem_3_3_seed"):
         fails(name)
+
+
+def _with_tables(monkeypatch, change):
+    """Let a function change the tables that T_Proj is applied to."""
+    make = DeltaLift.table_graph
+
+    def changed(self, *args, **options):
+        tables = make(self, *args, **options)
+        return eqx.tree_at(lambda t: t.log_potentials, tables, change(tables))
+
+    monkeypatch.setattr(DeltaLift, "table_graph", changed)
+
+
+def test_a_reversed_delta_table_changes_the_differential(monkeypatch):
+    # One factor of two arguments, read backwards along its output.
+    _with_tables(
+        monkeypatch,
+        lambda t: (
+            t.log_potentials[0],
+            t.log_potentials[1].at[0].set(t.log_potentials[1][0, ::-1]),
+        ),
+    )
+    fails("theorem_3_3_differential_forward")
+    # Errors that do not tend to zero have order zero.
+    assert run_check(ENTRIES["theorem_3_3_differential"]).residual > 0.9
+
+
+def test_a_branch_that_stays_where_it_is(monkeypatch):
+    # One reader of an input always says its forward value: that branch's message is lost.
+    certain = jnp.where(jnp.arange(3) == 1, 0.0, -jnp.inf)
+
+    def clamp(tables):
+        table = tables.log_potentials[0]
+        still = jnp.broadcast_to(certain[:, None], table.shape[1:])
+        return (table.at[0].set(still), *tables.log_potentials[1:])
+
+    _with_tables(monkeypatch, clamp)
+    fails("theorem_3_3_differential_forward")
+    assert run_check(ENTRIES["theorem_3_3_differential"]).residual > 0.9
+
+
+def test_projections_in_the_wrong_order(monkeypatch):
+    # Factorise first, agree afterwards.
+    def swapped(graph, log_potentials, log_evidence):
+        lift = ReplicatedLift(graph, evidence=True)
+        joint = lift.log_table(log_potentials, log_evidence)
+        product = right_projection(ProductFamily(), joint).value
+        agreed = i_projection(lift.consensus, product).value
+        return lift.read_variables(ProductFamily().marginals(agreed))
+
+    monkeypatch.setattr(t_proj_module, "_dense", swapped)
+    fails("theorem_3_3_differential_forward")
+
+
+def test_t_spn_of_other_evidence(monkeypatch):
+    t_spn = differential.t_spn
+
+    def blurred(circuit, log_weights, evidence, method):
+        # The marginals of other evidence than asked for.
+        return t_spn(circuit, log_weights, tuple(e / 2 for e in evidence), method=method)
+
+    monkeypatch.setattr(differential, "t_spn", blurred)
+    fails("theorem_4_6_differential")
 
 
 def test_leaving_out_an_activations_slope(monkeypatch):
@@ -220,13 +289,27 @@ def test_an_operator_that_forgets_consensus(monkeypatch):
 
 
 def test_a_hybrid_without_corrections(monkeypatch):
-    step = proposition._dense_hybrid_step
+    step = proposition._hybrid_step
 
     def plain(state, consensus):
-        zero = jnp.zeros_like(state.sigma)
-        return step(type(state)(state.log_k, zero, state.log_r, state.log_q, zero), consensus)
+        zero = jnp.zeros_like(state[0])
+        return step((state[0], zero, zero), consensus)
 
-    monkeypatch.setattr(proposition, "_dense_hybrid_step", plain)
+    monkeypatch.setattr(proposition, "_hybrid_step", plain)
+    for name in ("proposition_3_1_iterates", "proposition_3_1_ii_corrected"):
+        fails(name)
+
+
+@pytest.mark.parametrize("correction", [1, 2])
+def test_a_correction_of_the_wrong_sign(monkeypatch, correction):
+    step = proposition._hybrid_step
+
+    def flipped(state, consensus):
+        *new, k, r = step(state, consensus)
+        new[correction] = -new[correction]
+        return *new, k, r
+
+    monkeypatch.setattr(proposition, "_hybrid_step", flipped)
     for name in ("proposition_3_1_iterates", "proposition_3_1_ii_corrected"):
         fails(name)
 

@@ -13,14 +13,11 @@ from typer.testing import CliRunner
 from klprojax.cli._app import app
 from klprojax.cli._network import make_network
 from klprojax.cli._train import Options, Step, _make_step
+from klprojax.projections import ADMM, DifferenceMap, DouglasRachford, Dykstra
 from klprojax.training import (
-    ADMM,
     AlternatingProjections,
     CrossEntropy,
     CyclicProjections,
-    DifferenceMap,
-    DouglasRachford,
-    Dykstra,
     GradientStep,
     ProjectionDirection,
     ProjectionStep,

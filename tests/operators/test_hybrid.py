@@ -1,5 +1,7 @@
 """The Dykstra-type hybrid: iterate by iterate normalised flooding belief propagation."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 
 import klprojax
 from klprojax import RESULTS, BeliefPropagation, DykstraHybrid, FactorGraph, infer
+from klprojax.geometry import ProductFamily
 from klprojax.graphs._replication import ReplicatedLift
-from klprojax.operators import HybridState, dense_hybrid_init, dense_hybrid_step
+from klprojax.operators import HybridState
+from klprojax.projections import Dykstra, LogTables, compose, left, right
 
 from ._enumeration import (
     build,
@@ -163,6 +167,16 @@ def check_formulas(graph, model, states, with_messages):
                 close(got / got.sum(), cavity / cavity.sum())
 
 
+class Dense(NamedTuple):
+    """The five tables of the printed iteration, each over all copies."""
+
+    log_k: Any
+    log_r: Any
+    log_q: Any
+    sigma: Any
+    tau: Any
+
+
 def gauge(log_table):
     """Remove the constant that normalisation leaves free."""
     return log_table - log_table.mean()
@@ -178,11 +192,18 @@ def test_dense_equals_structured_equals_formulas(model, seed):
     run = trajectory(solver, graph, lambda tables, _: solver.init(graph, tables))
 
     def dense(log_potentials):
-        def one(state, _):
-            state = dense_hybrid_step(state, lift.consensus)
-            return state, state
+        space, scheme = LogTables(), Dykstra()
+        product, agree = right(ProductFamily()), left(lift.consensus)
+        projections = product, compose(product, agree)
 
-        start = dense_hybrid_init(lift.log_table(log_potentials))
+        def one(state, _):
+            log_q, sigma, tau = state
+            log_k = product(space.point(space.combine((1, log_q), (1, sigma))))
+            log_r = agree(space.point(space.combine((1, log_k), (1, tau))))
+            state = scheme.step(space, projections, state)
+            return state, Dense(log_k, log_r, *state)
+
+        start = scheme.init(space, projections, lift.log_table(log_potentials))
         return jax.lax.scan(one, start, None, length=STEPS)[1]
 
     run_dense = compiled(dense)

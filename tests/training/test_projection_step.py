@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from klprojax.projections import DouglasRachford
 from klprojax.training import (
     AlternatingProjections,
     CrossEntropy,
     CyclicProjections,
-    DouglasRachford,
     Precisions,
     ProjectionStep,
+    Splitting,
     StepInfo,
 )
 from klprojax.training._step import weighted_mean
@@ -124,7 +125,9 @@ def test_iterations_with_a_tolerance_stop_early_and_say_when():
     assert float(less.stats["certificate"]) > tolerance
 
 
-@pytest.mark.parametrize("scheme", [AlternatingProjections(), DouglasRachford(history=2)])
+@pytest.mark.parametrize(
+    "scheme", [AlternatingProjections(), Splitting(DouglasRachford(), history=2)]
+)
 def test_figures_and_the_stop_do_not_see_padding(scheme):
     step = plain(scheme, iterations=30, tolerance=0.12)
 
@@ -184,7 +187,7 @@ def loss_after(scheme, iterations, consensus, **options):
         (CyclicProjections(), 1, "slope"),
         (CyclicProjections(), 3, "product"),
         (AlternatingProjections(), 3, "average"),
-        (DouglasRachford(history=2), 2, "product"),
+        (Splitting(DouglasRachford(), history=2), 2, "product"),
     ],
 )
 def test_derivatives_go_through_an_update_forward_and_back(scheme, iterations, consensus):
@@ -231,7 +234,7 @@ def test_updates_vectorise_over_the_relaxation():
 
 def test_float32_models_stay_float32_under_64_bits():
     model, x = build("mlp", np.float32)
-    for step in (plain(), plain(DouglasRachford(history=2), 2), ProjectionStep()):
+    for step in (plain(), plain(Splitting(DouglasRachford(), history=2), 2), ProjectionStep()):
         found = jax.eval_shape(
             lambda s=step: s.update(model, s.init(model), x, Y, jnp.ones(BATCH, jnp.float32), LOSS)[
                 1:

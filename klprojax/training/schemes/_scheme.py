@@ -8,7 +8,7 @@ import equinox as eqx
 from ..network import LiftedNetwork
 
 
-class AbstractScheme(eqx.Module):
+class AbstractNetworkScheme(eqx.Module):
     """An iteration on the lifted network. `start`, `iterate` and `parameters` are pure."""
 
     @abc.abstractmethod

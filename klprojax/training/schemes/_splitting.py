@@ -1,11 +1,12 @@
-"""Schemes on the copies themselves: two projections, their reflections and combinations.
+"""Splitting schemes on the copies themselves: the generic schemes on a network's two halves.
 
 The constraints of a network fall into two halves that take turns (see `NetworkGraph.colours`). The
 projection of one half moves its constraints onto their graphs and sets what the other half reads to
-the consensus. A splitting scheme combines the two with where the copies were.
+the consensus. A scheme of `klprojax.projections` combines the two with where the copies were; the
+copies are never formed, only the coefficients of the scheme's linear combinations.
 """
 
-import abc
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -13,11 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ... import projections as generic
+from ...projections import AbstractSpace, Projection
 from ..network import LiftedNetwork
 from ..network._constraints import Bilinear, Dense
 from ..network._messages import State
 from ._copies import Coefficients, Copies, ExplicitCopies, History, Ledger
-from ._scheme import AbstractScheme
+from ._scheme import AbstractNetworkScheme
 from ._visits import relative_change
 
 
@@ -47,20 +50,48 @@ class Point:
         self.copies, self.plain = copies, plain
 
 
-def combine(*terms: tuple[Any, Point]) -> Point:
-    """Linear combination of points, given as `(scale, point)`."""
-    (scale, first), *rest = terms
-    copies = {}
-    for node, value in first.copies.items():
-        total = value.combine(scale, value, 0)
-        for factor, point in rest:
-            total = total.combine(1, point.copies[node], factor)
-        copies[node] = total
-    plain: dict[Any, Any] = {
-        key: sum((f * p.plain[key] for f, p in rest), scale * value)
-        for key, value in first.plain.items()
-    }
-    return Point(copies, plain)
+class CopiesSpace(AbstractSpace):
+    """The lifted space of a network: Gaussian copies, each at its layer's precision.
+
+    Args:
+        network: the lifted network of a batch.
+    """
+
+    network: LiftedNetwork
+
+    def combine(self, *terms: tuple[Any, Point]) -> Point:
+        """See `AbstractSpace.combine`."""
+        (scale, first), *rest = terms
+        copies = {}
+        for node, value in first.copies.items():
+            total = value.combine(scale, value, 0)
+            for factor, point in rest:
+                total = total.combine(1, point.copies[node], factor)
+            copies[node] = total
+        plain: dict[Any, Any] = {
+            key: sum((f * p.plain[key] for f, p in rest), scale * value)
+            for key, value in first.plain.items()
+        }
+        return Point(copies, plain)
+
+    def point(self, dual: Point) -> Point:
+        """See `AbstractSpace.point`."""
+        return dual
+
+    def distance(self, old: CopiesState, new: CopiesState) -> Float[Array, ""]:
+        """Largest relative change of a parameter or of a plain copy, of states at rest."""
+
+        def kept(state: CopiesState) -> list[Array]:
+            values = list(state.parameters)
+            for _, plain in state.points:
+                # A scheme may return points whose entries come in another order.
+                for (kind, *_), value in sorted(plain.items(), key=lambda item: item[0]):
+                    values.append(
+                        value if kind == "parameter" else self.network.without_padding(value)
+                    )
+            return values
+
+        return relative_change(kept(old), kept(new))
 
 
 class Work:
@@ -141,9 +172,9 @@ class Work:
                 self._agree(new, key, bases)
         return new
 
-    def reflect(self, point: Point, half: int, scale: Any = 2.0) -> Point:
-        """`scale P(x) + (1 - scale) x`."""
-        return combine((scale, self.project(point, half)), (1 - scale, point))
+    def projections(self) -> tuple[Projection, Projection]:
+        """Onto the half that holds the output factor, and onto the other."""
+        return partial(self.project, half=0), partial(self.project, half=1)
 
     def rest(self, kept: int, points: tuple[Point, ...], parameters: Any) -> CopiesState:
         """Put everything away."""
@@ -231,45 +262,42 @@ class Work:
             point.plain["node", index, k] = jnp.broadcast_to(value, (rows, *value.shape[1:]))
 
 
-class AbstractSplitting(AbstractScheme):
-    """A scheme made of the two projections. Subclasses give one iteration on points.
+class Splitting(AbstractNetworkScheme):
+    """A generic scheme on the two halves of a network's constraints, half 0 with the output factor.
 
-    Fields of every splitting scheme:
-        history: consensus values kept for the copies of a layer; more than the iterations is exact.
-            The coefficients of older values fade geometrically where the multipliers are small;
-            `truncation` in the state says how large those were that had to move to a newer value.
+    Named fused implementation: the iterates are those of ``klprojax.projections`` on arrays of
+    copies, one per sample and unit, in memory that does not hold them.
+
+    Args:
+        scheme: `DouglasRachford`, `DifferenceMap`, `ADMM`, `Dykstra` or your own.
+        history: past consensus values that the copies of a layer remember; more than the iterations
+            is exact. The coefficients of older values fade geometrically where the multipliers are
+            small; `truncation` in the state says how large those were that had to move.
         explicit_units: dense layers of at most so many units keep their copies as they are,
             `[batch, units, inputs]`: their multipliers are large in an output layer.
+
+    Raises:
+        ValueError: ``history`` below 1, or a network of consensus ``"slope"``.
     """
 
-    history: eqx.AbstractVar[int]
-    explicit_units: eqx.AbstractVar[int]
-
-    @abc.abstractmethod
-    def points(self, start: Point) -> tuple[Point, ...]:
-        """The scheme's points at the forward pass."""
-
-    @abc.abstractmethod
-    def step(self, work: Work, points: list[Point]) -> tuple[tuple[Point, ...], Point]:
-        """One iteration: the new points, and the projected point whose parameters are meant.
-
-        Args:
-            work: the two projections of this iteration.
-            points: the state's points.
-        """
+    scheme: generic.AbstractScheme = generic.DouglasRachford()
+    history: int = eqx.field(static=True, default=4)
+    explicit_units: int = eqx.field(static=True, default=16)
 
     def start(self, network: LiftedNetwork, parameters: Any) -> CopiesState:
         """Every copy at the forward pass."""
         self._check(network)
         work = Work(network, {}, self.explicit_units)
-        points = self.points(work.forward(parameters))
+        space, forward = CopiesSpace(network), work.forward(parameters)
+        points = self.scheme.init(space, work.projections(), forward)
         return self._pad(work, work.rest(self.history, points, parameters))
 
     def iterate(self, network: LiftedNetwork, state: CopiesState) -> CopiesState:
         """One iteration on the copies."""
         work = Work(network, state.histories, self.explicit_units)
-        points, meant = self.step(work, work.wake(state))
-        parameters = [meant.plain["parameter", index] for index in network.graph.parameters]
+        points = self.scheme.step(CopiesSpace(network), work.projections(), tuple(work.wake(state)))
+        read = self.scheme.read(points)
+        parameters = [read.plain["parameter", index] for index in network.graph.parameters]
         new = work.rest(self.history, points, parameters)
         return new._replace(truncation=jnp.maximum(new.truncation, state.truncation))
 
@@ -279,15 +307,7 @@ class AbstractSplitting(AbstractScheme):
 
     def certificate(self, network: LiftedNetwork, old: CopiesState, new: CopiesState) -> Any:
         """Largest relative change of a parameter or of a plain copy."""
-
-        def kept(state: CopiesState) -> list[Array]:
-            values = list(state.parameters)
-            for _, plain in state.points:
-                for (kind, *_), value in plain.items():
-                    values.append(value if kind == "parameter" else network.without_padding(value))
-            return values
-
-        return relative_change(kept(old), kept(new))
+        return CopiesSpace(network).distance(old, new)
 
     def residual(self, state: CopiesState) -> Float[Array, ""]:
         """Of the projections of the last iteration."""
@@ -331,3 +351,8 @@ class AbstractSplitting(AbstractScheme):
                     zeros(c.plus[0]) + c.plus, zeros(c.minus[0]) + c.minus
                 )
         return state._replace(histories=histories, points=tuple(points))
+
+
+def as_network_scheme(scheme: AbstractNetworkScheme | generic.AbstractScheme) -> Any:
+    """A generic scheme becomes its `Splitting`."""
+    return Splitting(scheme) if isinstance(scheme, generic.AbstractScheme) else scheme

@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 
 from ..network import LiftedNetwork
 from ..network._messages import State
-from ._scheme import AbstractScheme
+from ._scheme import AbstractNetworkScheme
 
 
-class _Visits(AbstractScheme):
+class _Visits(AbstractNetworkScheme):
     """Projections in some order; the state is bases and messages."""
 
     def start(self, network: LiftedNetwork, parameters: Any) -> State:

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from klprojax.projections import DouglasRachford
 from klprojax.training import (
     AlternatingProjections,
     CrossEntropy,
     CyclicProjections,
-    DouglasRachford,
     Precisions,
     ProjectionStep,
+    Splitting,
 )
 
 from .._networks import build, labels, quick_jit
@@ -20,10 +21,14 @@ WEIGHTS = jnp.asarray([1.0, 1.0, 0.0, 1.0])
 # Each a model, a consensus and the schemes compiled together for it.
 SETTINGS = [
     ("mlp", "slope", [CyclicProjections(), AlternatingProjections()]),
-    ("mlp", "average", [CyclicProjections(), DouglasRachford(explicit_units=0)]),
-    ("mlp", "product", [AlternatingProjections(), DouglasRachford(explicit_units=8)]),
+    ("mlp", "average", [CyclicProjections(), Splitting(DouglasRachford(), explicit_units=0)]),
+    ("mlp", "product", [AlternatingProjections(), Splitting(DouglasRachford(), explicit_units=8)]),
     ("recurrent", "slope", [CyclicProjections()]),
-    ("convolution, reshape", "product", [CyclicProjections(), DouglasRachford(history=2)]),
+    (
+        "convolution, reshape",
+        "product",
+        [CyclicProjections(), Splitting(DouglasRachford(), history=2)],
+    ),
     ("embedding", "average", [CyclicProjections(), AlternatingProjections()]),
 ]
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from klprojax.projections import DouglasRachford
 from klprojax.training import (
     AlternatingProjections,
     CrossEntropy,
     CyclicProjections,
-    DouglasRachford,
     Precisions,
     ProjectionStep,
 )

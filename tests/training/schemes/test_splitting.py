@@ -1,18 +1,26 @@
 """Splitting schemes on copies that are never formed, against copies written out."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from klprojax.training import (
+from klprojax.projections import (
     ADMM,
-    CrossEntropy,
+    AbstractScheme,
+    AbstractSpace,
     DifferenceMap,
     DouglasRachford,
     Dykstra,
+)
+from klprojax.training import (
+    CrossEntropy,
     Precisions,
+    ProjectionStep,
+    Splitting,
     SquaredError,
 )
 from klprojax.training.network import LiftedNetwork, trace_network
@@ -68,22 +76,32 @@ def truth(formula, count, consensus="average", p=PLAIN, depth=1, **options):
 
 
 CASES = {
-    "Douglas-Rachford": (DouglasRachford(history=11, explicit_units=0), douglas_rachford, {}, 10),
+    "Douglas-Rachford": (
+        Splitting(DouglasRachford(), history=11, explicit_units=0),
+        douglas_rachford,
+        {},
+        10,
+    ),
     "Douglas-Rachford, relaxed": (
-        DouglasRachford(relaxation=0.8, history=8, explicit_units=3),
+        Splitting(DouglasRachford(relaxation=0.8), history=8, explicit_units=3),
         douglas_rachford,
         {"relaxation": 0.8},
         6,
     ),
-    "difference map": (DifferenceMap(history=8, explicit_units=0), difference_map, {"beta": 1}, 6),
+    "difference map": (
+        Splitting(DifferenceMap(), history=8, explicit_units=0),
+        difference_map,
+        {"beta": 1},
+        6,
+    ),
     "difference map, -0.7": (
-        DifferenceMap(beta=-0.7, history=12, explicit_units=3),
+        Splitting(DifferenceMap(beta=-0.7), history=12, explicit_units=3),
         difference_map,
         {"beta": -0.7},
         5,
     ),
-    "ADMM": (ADMM(history=8, explicit_units=0), admm, {}, 6),
-    "Dykstra": (Dykstra(history=8, explicit_units=0), dykstra, {}, 6),
+    "ADMM": (Splitting(ADMM(), history=8, explicit_units=0), admm, {}, 6),
+    "Dykstra": (Splitting(Dykstra(), history=8, explicit_units=0), dykstra, {}, 6),
 }
 
 
@@ -100,10 +118,59 @@ def test_iterates_are_the_formula_on_all_copies(name):
     assert float(scheme.residual(state)) < 1e-7
 
 
+class WrittenOut(AbstractSpace):
+    """The same space with every copy as an array, in numpy."""
+
+    def combine(self, *terms):
+        return mix(*terms)
+
+    def point(self, dual):
+        return dual
+
+    def distance(self, old, new):
+        return max(np.abs(old[key] - new[key]).max() for key in old)
+
+
+class Halfway(AbstractScheme):
+    """A user's scheme: half of the way of one alternating projection."""
+
+    def init(self, space, projections, start):
+        return (start,)
+
+    def step(self, space, projections, state):
+        first, second = projections
+        (x,) = state
+        return (space.combine((0.5, x), (0.5, second(first(x)))),)
+
+
+@pytest.mark.parametrize(
+    "scheme", [Halfway(), DouglasRachford(0.7), Dykstra()], ids=lambda s: type(s).__name__
+)
+def test_the_fused_copies_follow_the_generic_scheme(scheme):
+    mine, _ = iterates(Splitting(scheme, history=8, explicit_units=0), 5)
+    lifted, weights, biases = oracle()
+    halves = [partial(lifted.project, half=half) for half in (0, 1)]
+    state = scheme.init(WrittenOut(), halves, lifted.forward(weights, biases))
+    for found in mine:
+        state = scheme.step(WrittenOut(), halves, state)
+        # Rounding, amplified by a scheme that does not contract.
+        assert_close([found], [of_point(scheme.read(state))], 1e-10)
+
+
+def test_a_projection_step_takes_a_generic_scheme():
+    step = ProjectionStep(scheme=Dykstra(), consensus="average")
+    assert isinstance(step.scheme, Splitting)
+    assert isinstance(step.scheme.scheme, Dykstra)
+    # The certificate pairs entries by name: Dykstra's point comes from a projection.
+    model, x, y = problem()
+    _, _, info = step.update(model, step.init(model), x, y, jnp.ones(5), CrossEntropy())
+    assert 0 < float(info.stats["certificate"]) < 1
+
+
 @pytest.mark.parametrize("explicit_units", [0, 3, 8])
 def test_other_precisions_a_product_consensus_and_another_layer(explicit_units):
     # 0: no layer keeps its copies as they are; 3: the last one does; 8: all do.
-    scheme = DouglasRachford(history=6, explicit_units=explicit_units)
+    scheme = Splitting(DouglasRachford(), history=6, explicit_units=explicit_units)
     mine, _ = iterates(scheme, 5, "product", UNEQUAL, 2)
     assert_close(mine, truth(douglas_rachford, 5, "product", UNEQUAL, 2), 1e-10)  # rounding
     first = np.abs(mine[-1][0] - mine[0][0]).max()
@@ -115,7 +182,9 @@ def test_a_short_history_is_near_and_says_what_it_dropped():
     want = truth(douglas_rachford, count)
     errors, dropped = [], []
     for history in (2, 5):
-        mine, state = iterates(DouglasRachford(history=history, explicit_units=3), count)
+        mine, state = iterates(
+            Splitting(DouglasRachford(), history=history, explicit_units=3), count
+        )
         moved = max(np.abs(a - b).max() for a, b in zip(want[-1], want[0], strict=True))
         errors.append(
             max(np.abs(a - b).max() for a, b in zip(mine[-1], want[-1], strict=True)) / moved
@@ -133,7 +202,10 @@ def test_the_state_keeps_its_shapes():
     network = LiftedNetwork(
         graph, x, y, jnp.ones(5), CrossEntropy(), precisions(PLAIN, 2), "average"
     )
-    for scheme in (DouglasRachford(explicit_units=0), Dykstra(history=2, explicit_units=3)):
+    for scheme in (
+        Splitting(DouglasRachford(), explicit_units=0),
+        Splitting(Dykstra(), history=2, explicit_units=3),
+    ):
         start = jax.eval_shape(lambda s=scheme: s.start(network, parameters))
         after = jax.eval_shape(lambda state, s=scheme: s.iterate(network, state), start)
         assert jax.tree.structure(start) == jax.tree.structure(after)
@@ -150,7 +222,7 @@ def test_other_layers_and_values_that_nothing_reads(name):
     def moved(explicit_units):
         graph, parameters = trace_network(model, x)
         network = LiftedNetwork(graph, x, target, rows, SquaredError(), Precisions(), "product")
-        scheme = DouglasRachford(history=4, explicit_units=explicit_units)
+        scheme = Splitting(DouglasRachford(), history=4, explicit_units=explicit_units)
         state = scheme.start(network, parameters)
         for _ in range(3):
             state = scheme.iterate(network, state)
@@ -173,9 +245,9 @@ def test_what_a_splitting_scheme_does_not_take():
         return LiftedNetwork(graph, x, y, jnp.ones(5), CrossEntropy(), Precisions(), consensus)
 
     with pytest.raises(ValueError, match=r"no use for consensus='slope'.*'average' or 'product'"):
-        DouglasRachford().start(network("slope"), parameters)
+        Splitting(DouglasRachford()).start(network("slope"), parameters)
     with pytest.raises(ValueError, match="history is 0; expected at least 1"):
-        ADMM(history=0).start(network("average"), parameters)
+        Splitting(ADMM(), history=0).start(network("average"), parameters)
     with pytest.raises(ValueError, match="beta is 0; expected a number other than 0"):
         DifferenceMap(beta=0.0)
 
@@ -197,4 +269,4 @@ def test_an_odd_cycle_has_no_two_halves():
         graph, x, jnp.zeros(2, jnp.int32), jnp.ones(2), CrossEntropy(), Precisions(), "average"
     )
     with pytest.raises(ValueError, match=r"odd cycle.*CyclicProjections"):
-        Dykstra().start(network, parameters)
+        Splitting(Dykstra()).start(network, parameters)
