@@ -7,12 +7,10 @@ import math
 import multiprocessing
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -227,22 +225,11 @@ def environment(float_bits: int) -> dict[str, Any]:
     """Commit, versions, device and float width: what a figure depends on besides the code."""
     import jax
 
-    here = Path(__file__).parent
+    from klprojax.checks._provenance import provenance
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
-        except FileNotFoundError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changed = git("status", "--porcelain", "--", "../klprojax")
     return {
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": None if changed is None else bool(changed),
+        **provenance(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "numpy", "equinox")},
         "device": str(jax.devices()[0]),
         "cpu_count": os.cpu_count(),
         "machine": platform.machine(),

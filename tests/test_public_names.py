@@ -42,8 +42,8 @@ NAMES = {
         t_proj_by_elimination t_proj_is_exact theorem_3_3_beliefs theorem_3_3_differences
         theorem_3_3_differential theorem_3_3_differential_forward theorem_3_3_gradient
         theorem_3_3_network theorem_3_3_seed theorem_3_3_tables theorem_3_3_tables_gradient
-        theorem_4_1_a theorem_4_1_b theorem_4_1_differences theorem_4_6
-        theorem_4_6_differential theorem_4_6_literal
+        theorem_4_1_a theorem_4_1_a_derivative theorem_4_1_b theorem_4_1_differences
+        theorem_4_6 theorem_4_6_differential theorem_4_6_literal
     """,
     "klprojax.circuits": """
         AbstractContinuousLeaf AbstractDiscreteLeaf AbstractLeaf ActivationLift AdamStep

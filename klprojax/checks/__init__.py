@@ -49,6 +49,7 @@ from ._section_4 import lemma_4_4 as lemma_4_4
 from ._section_4 import lemma_4_5 as lemma_4_5
 from ._section_4 import remark_4_7 as remark_4_7
 from ._section_4 import theorem_4_1_a as theorem_4_1_a
+from ._section_4 import theorem_4_1_a_derivative as theorem_4_1_a_derivative
 from ._section_4 import theorem_4_1_b as theorem_4_1_b
 from ._section_4 import theorem_4_1_differences as theorem_4_1_differences
 from ._section_4 import theorem_4_6 as theorem_4_6

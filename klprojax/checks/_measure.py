@@ -44,6 +44,26 @@ def relative_difference(got: Any, want: Any) -> float:
     return gap / scale if scale > 0 else gap
 
 
+def in_window(residual: float, known: float, dtype: Any) -> float:
+    """Return a residual that must not vanish, provided it is the one that the reading has.
+
+    A reading that fails must fail as known: garbage fails, too.
+
+    Args:
+        residual: what was found.
+        known: the same difference, computed in numpy.
+        dtype: floating type of what was found.
+
+    Raises:
+        ValueError: they differ by more than rounding.
+    """
+    if not abs(residual - known) <= by_precision(dtype, 1e-10, 1e-4):
+        raise ValueError(
+            f"in this reading the difference must be {known:.6g}, but {residual:.6g} was found"
+        )
+    return residual
+
+
 def observed_order(steps: np.ndarray, errors: np.ndarray) -> float:
     """Return the exponent p of the power law `error ~ step^p` that fits best."""
     return float(np.polyfit(np.log(steps), np.log(errors), 1)[0])

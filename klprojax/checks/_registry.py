@@ -112,12 +112,15 @@ def registered_checks(only: Sequence[str] | None = None) -> tuple[Registered, ..
     return tuple(entry for name, entry in _REGISTERED.items() if name in chosen)
 
 
-def run_check(entry: Registered, *, seed: int = 0, dtype: Any = None) -> Check:
-    """Run one check at its default size; an error becomes a check without a residual.
+def run_check(
+    entry: Registered, *, seed: int = 0, size: int | None = None, dtype: Any = None
+) -> Check:
+    """Run one check; an error becomes a check without a residual.
 
     Args:
         entry: the check, from `registered_checks`.
         seed: seed of all random numbers.
+        size: size of its example; the check's own default if None.
         dtype: float32 or float64; JAX's default if None.
 
     Returns:
@@ -125,7 +128,7 @@ def run_check(entry: Registered, *, seed: int = 0, dtype: Any = None) -> Check:
     """
     dtype = floating_type(dtype)
     try:
-        return entry.function(seed=seed, dtype=dtype)
+        return entry.function(seed=seed, dtype=dtype, **({} if size is None else {"size": size}))
     except Exception as error:
         return Check(
             entry.name,

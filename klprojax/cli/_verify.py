@@ -26,6 +26,13 @@ def verify_command(
         typer.Option(help="A check's name, or its beginning (theorem_3_3). May be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Size of the example; what it counts, and its default, is each check's own.",
+        ),
+    ] = None,
     function: Annotated[
         str | None,
         typer.Option(
@@ -47,19 +54,26 @@ def verify_command(
     screen = Screen()
     import jax
 
+    from ..checks._provenance import provenance
+
     jax.config.update("jax_enable_x64", precision is Precision.double)
     dtype = f"float{precision.value}"
     start = time.perf_counter()
     with screen.bad_input_exits():
         check_outputs(json_out)
         if function is None:
-            checks = _statements(screen, only or None, seed, dtype)
-        elif only:
-            raise ValueError("--only chooses among the paper's statements; leave out --function")
+            checks = _statements(screen, only or None, seed, size, dtype)
+        elif only or size is not None:
+            raise ValueError(
+                "--only and --size are about the paper's statements; leave out --function"
+            )
         else:
             checks = _user_function(screen, function, seed)
         content = {
             "precision": int(precision.value),
+            "seed": seed,
+            "size": size,
+            **provenance(),
             "checks": [check.to_json() for check in checks],
         }
         write_then_show(lambda: write_json(json_out, content), lambda: _show(screen, checks))
@@ -75,7 +89,9 @@ def verify_command(
         raise typer.Exit(NOT_AS_EXPECTED)
 
 
-def _statements(screen: Screen, only: list[str] | None, seed: int, dtype: str) -> list[Any]:
+def _statements(
+    screen: Screen, only: list[str] | None, seed: int, size: int | None, dtype: str
+) -> list[Any]:
     from ..checks import registered_checks, run_check
 
     entries = registered_checks(only)
@@ -91,7 +107,7 @@ def _statements(screen: Screen, only: list[str] | None, seed: int, dtype: str) -
         task = progress.add_task("", total=len(entries))
         for entry in entries:
             progress.update(task, description=visible(entry.name))
-            out.append(run_check(entry, seed=seed, dtype=dtype))
+            out.append(run_check(entry, seed=seed, size=size, dtype=dtype))
             progress.advance(task)
     return out
 

@@ -22,6 +22,7 @@ import klprojax.lifting._layered as layered
 import klprojax.lifting._sweeps as sweeps
 import klprojax.operators._t_proj as t_proj_module
 from klprojax.checks import registered_checks, run_check
+from klprojax.circuits import CircuitBuilder
 from klprojax.geometry import ProductFamily, i_projection, log_normalize, right_projection
 from klprojax.graphs._replication import ReplicatedLift
 from klprojax.lifting import DeltaLift, delta_lift
@@ -284,8 +285,8 @@ def test_an_operator_that_forgets_consensus(monkeypatch):
     fails("proposition_3_1_ii_powers")
     # Products are fixed points of factorisation alone: the literal claim would now be true.
     check = run_check(ENTRIES[LITERAL[0]])
-    assert check.holds
     assert not check.as_expected
+    assert "in this reading the difference must be" in check.error
 
 
 def test_a_hybrid_without_corrections(monkeypatch):
@@ -434,5 +435,27 @@ def test_regions_that_are_mixed_are_exact_and_flagged(monkeypatch):
     original = circuits.sweep
     monkeypatch.setattr(circuits, "scope_table_marginals", exact)
     check = run_check(ENTRIES["theorem_4_6_literal"], dtype="float64")
-    assert check.holds
     assert not check.as_expected
+    assert "in this reading the difference must be" in check.error
+
+
+def test_readings_that_fail_do_not_pass_on_garbage(monkeypatch):
+    def uniform(circuit, log_weights):
+        return [np.full(card, 1 / card) for card in circuit.cardinalities]
+
+    monkeypatch.setattr(circuits, "scope_table_marginals", uniform)
+    check = run_check(ENTRIES["theorem_4_6_literal"], dtype="float64")
+    assert not check.as_expected
+    assert "in this reading the difference must be" in check.error
+
+
+def test_a_circuit_that_is_not_refused(monkeypatch):
+    build = CircuitBuilder.build
+    monkeypatch.setattr(
+        CircuitBuilder,
+        "build",
+        lambda self, root, **options: build(self, root, **{**options, "validate": False}),
+    )
+    check = run_check(ENTRIES["remark_4_7"], dtype="float64")
+    assert not check.as_expected
+    assert "was not refused" in check.error

@@ -77,8 +77,21 @@ def test_single_precision_and_seed(tmp_path):
     assert min(residuals[0]) > 1e-9
 
 
+def test_size_and_provenance(tmp_path):
+    out = tmp_path / "out.json"
+    result = verify("--only", "section_2_duality", "--size", 11, "--seed", 5, "--json", out)
+    assert result.exit_code == 0, result.output
+    content = json.loads(out.read_text())
+    assert (content["seed"], content["size"]) == (5, 11)
+    assert content["versions"]["jax"] == jax.__version__
+    assert content["commit"] is None or len(content["commit"]) == 40
+    small = verify("--only", "section_2_duality", "--size", 1)
+    assert small.exit_code == 1
+    assert "needs at least 2" in small.output
+
+
 def test_a_statement_that_fails_is_status_1(monkeypatch, tmp_path):
-    monkeypatch.setattr(theorem, "_slope", lambda z: 0.5)
+    monkeypatch.setattr(theorem, "output_slope", lambda z: 0.5)
     out = tmp_path / "out.json"
     result = verify("--only", "theorem_3_3_gradient", "--json", out)
     assert result.exit_code == 1
