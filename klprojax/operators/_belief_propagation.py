@@ -288,7 +288,7 @@ def _solve(
         finite=finite,
         mass_of=engines[0].log_mass if len(engines) == 1 else log_mass,
     )
-    result = verdict(beliefs, log_partition, converged)
+    result = verdict(beliefs, log_partition, converged, residual)
     result = RESULTS.where(diverged, RESULTS.diverged, result)
     if solver.engine == "fast":
         result = RESULTS.where(safe, result, RESULTS.out_of_range)

@@ -309,7 +309,7 @@ def _solve(
         log_beliefs=log_beliefs,
         log_partition=log_partition,
         factor_log_beliefs=_factor_log_beliefs(graph, tables, state) if factor_beliefs else None,
-        result=verdict(log_beliefs, log_partition, converged),
+        result=verdict(log_beliefs, log_partition, converged, state.residual),
         residual=state.residual,
         steps=steps,
         converged=converged,
