@@ -371,9 +371,7 @@ def _newton(
     start = jnp.zeros_like(target)
     state = (start, *objective(start), jnp.asarray(0), jnp.asarray(False))
     progress = (jnp.full((), jnp.inf, start.dtype), jnp.asarray(0))
-    theta, _, _, gap, steps, _, (_, idle) = jax.lax.while_loop(
-        unfinished, step, (*state, progress)
-    )
+    theta, _, _, gap, steps, _, (_, idle) = jax.lax.while_loop(unfinished, step, (*state, progress))
     return theta / scale, jnp.max(jnp.abs(gap), initial=0), steps, idle >= 4
 
 

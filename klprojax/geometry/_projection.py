@@ -15,6 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._sharding import on_any_mesh
 from ._log_table import default_tolerance, safe_logsumexp
 
 
@@ -77,6 +78,7 @@ class AbstractConstraint(eqx.Module):
         """Project by minimising `D_f(point, p)` over `p` in the set."""
 
 
+@on_any_mesh()
 def i_projection(
     constraint: AbstractConstraint,
     log_table: Float[Array, "..."],
@@ -119,6 +121,7 @@ def i_projection(
     )
 
 
+@on_any_mesh()
 def right_projection(
     constraint: AbstractConstraint,
     log_table: Float[Array, "..."],

@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from .._adjoint import AbstractAdjoint
+from .._sharding import on_any_mesh
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
 from ..graphs import FactorGraph
@@ -106,6 +107,7 @@ class BeliefPropagation(AbstractSolver):
         dtype = log_potentials[0].dtype if log_potentials else jnp.zeros(0).dtype
         return BPState(uniform_messages(graph, dtype), jnp.full((), jnp.inf, dtype))
 
+    @on_any_mesh()
     def step(
         self,
         graph: FactorGraph,

@@ -25,6 +25,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._adjoint import AbstractAdjoint
+from .._sharding import on_any_mesh
 from .._solution import Solution
 from .._types import FactorTables, VariableTables
 from ..geometry import (
@@ -195,6 +196,7 @@ class DykstraHybrid(AbstractSolver):
         tau = jax.tree.map(_minus, uniform, _on_edges(graph, log_q))
         return HybridState(uniform, sigma, log_q, tau, jnp.full((), jnp.inf, dtype))
 
+    @on_any_mesh()
     def step(
         self,
         graph: FactorGraph,
