@@ -8,13 +8,22 @@ none. Inside an entry verb the axes are therefore `Auto`, and its results are ex
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, reshard, use_abstract_mesh
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    get_abstract_mesh,
+    reshard,
+    use_abstract_mesh,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,21 +119,22 @@ def _with_auto(mesh: Any) -> dict[str, AxisType]:
 
 def _run_concrete(run: Callable[[Any], R], arrays: Any, mesh: Any, specs: Any) -> R:
     """The same devices under the same names: nothing moves."""
-    explicit: list[Any] = []
+    here = next(x.sharding.mesh for x in jax.tree.leaves(arrays) if _explicit_mesh(x))
+    types = dict(zip(here.axis_names, here.axis_types, strict=True)) | _with_auto(mesh)
+    auto = Mesh(here.devices, here.axis_names, axis_types=tuple(types.values()))
 
     def loosen(x: Any) -> Any:
         if _explicit_mesh(x) is None:
             return x
-        here = x.sharding.mesh
-        explicit.append(here)
-        types = {**dict(zip(here.axis_names, here.axis_types, strict=True)), **_with_auto(here)}
-        auto = Mesh(here.devices, here.axis_names, axis_types=tuple(types.values()))
         return jax.device_put(x, NamedSharding(auto, x.sharding.spec))
 
-    out = run(jax.tree.map(loosen, arrays))
-    found, rest = eqx.partition(out, eqx.is_array)
+    # Operations must agree with the mesh that the caller has set, if any.
+    inside = nullcontext() if get_abstract_mesh().empty else use_abstract_mesh(auto.abstract_mesh)
+    arrays = jax.tree.map(loosen, arrays)
+    with inside:
+        found, rest = eqx.partition(run(arrays), eqx.is_array)
     placed = jax.tree.map(
-        lambda x, spec: jax.device_put(x, NamedSharding(explicit[0], spec)), found, specs(found)
+        lambda x, spec: jax.device_put(x, NamedSharding(here, spec)), found, specs(found)
     )
     return eqx.combine(placed, rest)
 

@@ -23,7 +23,7 @@ MESHES = {
 }
 # Work is split over rows, which do not mix but in sums over them; compiled for one device and for
 # four, arithmetic is fused and ordered differently: some roundings of eps = 2.2e-16 or 1.2e-7.
-TOLERANCE = 1e-12 if DTYPE == np.float64 else 1e-6
+TOLERANCE = 1e-12 if DTYPE.name == "float64" else 1e-6
 
 
 def split(tree, mesh, axis=0):
@@ -31,34 +31,42 @@ def split(tree, mesh, axis=0):
     return jax.tree.map(lambda x: jax.device_put(x, NamedSharding(mesh, spec)), tree)
 
 
-def agree(name, function, batch, whole=(), *, axis=0, rows_out=None, jit=True, tolerance=TOLERANCE):
-    """Compare; `rows_out`: the axis along which results stay split, None if not looked at."""
+def agree(name, function, batch, whole=(), **options):
+    """Compare.
+
+    Options: `axis` of the rows in the batch; `rows_out`, the axis along which results stay split,
+    None if not looked at; `jit`; `tolerance`; `thorough`: also on automatic axes, and with the
+    explicit mesh set.
+    """
+    axis, rows_out = options.get("axis", 0), options.get("rows_out")
+    jit, tolerance = options.get("jit", True), options.get("tolerance", TOLERANCE)
+    cases = [("Explicit", "unset")]
+    if options.get("thorough") or not jit:
+        cases = [("Explicit", "unset"), ("Explicit", "set"), ("Auto", "unset")]
     run = eqx.filter_jit(function) if jit else function
     want = run(batch, *whole)
-    for kind, mesh in MESHES.items():
-        for how in ("arguments", "context"):
-            if how == "context" and (kind == "Auto" or not jit):
-                continue
-            try:
-                if how == "context":
-                    with jax.set_mesh(mesh):
-                        got = run(split(batch, mesh, axis), *whole)
-                else:
+    for kind, how in cases:
+        mesh = MESHES[kind]
+        try:
+            if how == "set":
+                with jax.set_mesh(mesh):
                     got = run(split(batch, mesh, axis), *whole)
-            except Exception as error:
-                raise AssertionError(f"{name}, {kind} axes, {how}") from error
-            for a, b in zip(
-                jax.tree.leaves(eqx.filter(got, eqx.is_array)),
-                jax.tree.leaves(eqx.filter(want, eqx.is_array)),
-                strict=True,
-            ):
-                where = f"{name}, {kind}, {how}"
-                assert a.dtype == b.dtype, where
-                x, y = np.asarray(a), np.asarray(b)
-                scale = max(1.0, float(np.abs(np.where(np.isfinite(y), y, 0)).max(initial=0)))
-                np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale, err_msg=where)
-                if kind == "Explicit" and rows_out is not None:
-                    assert a.sharding.spec[rows_out] == "rows", (where, a.sharding)
+            else:
+                got = run(split(batch, mesh, axis), *whole)
+        except Exception as error:
+            raise AssertionError(f"{name}, {kind} axes, {how}") from error
+        for a, b in zip(
+            jax.tree.leaves(eqx.filter(got, eqx.is_array)),
+            jax.tree.leaves(eqx.filter(want, eqx.is_array)),
+            strict=True,
+        ):
+            where = f"{name}, {kind}, {how}"
+            assert a.dtype == b.dtype, where
+            x, y = np.asarray(a), np.asarray(b)
+            scale = max(1.0, float(np.abs(np.where(np.isfinite(y), y, 0)).max(initial=0)))
+            np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * scale, err_msg=where)
+            if kind == "Explicit" and rows_out is not None:
+                assert a.sharding.spec[rows_out] == "rows", (where, a.sharding)
     print(name, flush=True)
 
 
@@ -79,18 +87,20 @@ def model(kind):
 
 
 def inference():
+    # The residuals of two programs differ by rounding: stop at a fixed number of steps.
+    fixed = {"tolerance": 0.0, "engine": "log"}
     bp = kp.BeliefPropagation
-    # The residuals of two programs differ by rounding: stop at no number of steps but a fixed one.
-    fixed = {"tolerance": 0.0}
     cases = [
         ("elimination", "loop", kp.Elimination(), None),
-        ("flooding", "binary", bp(**fixed), kp.UnrolledAdjoint()),
         ("flooding, implicit", "loop", bp(**fixed), kp.ImplicitAdjoint()),
-        ("sequential", "loop", bp(schedule=kp.Sequential(), **fixed), kp.ImplicitAdjoint()),
-        ("residual", "loop", bp(schedule=kp.Residual(), **fixed), kp.UnrolledAdjoint()),
+        ("flooding, fast", "binary", bp(tolerance=0.0, engine="fast"), None),
+        ("sequential", "loop", bp(schedule=kp.Sequential(), **fixed), None),
+        ("residual", "loop", bp(schedule=kp.Residual(), **fixed), None),
         ("tree", "tree", bp(schedule=kp.TreeSweep()), None),
         ("hybrid", "loop", kp.DykstraHybrid(tolerance=0.0), None),
     ]
+    if DTYPE.name == "float32":  # nothing but the rounding is another
+        cases = cases[:3]
     for name, kind, solver, adjoint in cases:
         graph, log_potentials, evidence = model(kind)
 
@@ -103,22 +113,23 @@ def inference():
         def both(evidence, tables, value=value):
             return jax.vmap(jax.value_and_grad(value, (0, 1)), (0, None))(evidence, tables)
 
-        def total(evidence, tables, value=value):
-            mapped = jax.vmap(value, (0, None))
-            return jax.grad(lambda e, t: jnp.sum(mapped(e, t)), (0, 1))(evidence, tables)
-
         # A linear solve to eps^0.75 stands between the two implicit derivatives.
-        close = TOLERANCE if adjoint is None or "Un" in repr(adjoint) else 20 * TOLERANCE
+        close = TOLERANCE if adjoint is None else 20 * TOLERANCE
         agree(name, both, evidence, (log_potentials,), rows_out=0, tolerance=close)
-        agree(f"{name}, total", total, evidence, (log_potentials,), tolerance=close)
+        if name == "elimination":
+
+            def total(evidence, tables, value=value):
+                mapped = jax.vmap(value, (0, None))
+                return jax.grad(lambda e, t: jnp.sum(mapped(e, t)), (0, 1))(evidence, tables)
+
+            agree("total", total, evidence, (log_potentials,), thorough=True)
     graph, log_potentials, evidence = model("loop")
-    for method in ("elimination", "dense"):
-        agree(
-            f"t_proj {method}",
-            jax.vmap(lambda e, m=method: kp.t_proj(graph, log_potentials, e, method=method)),
-            evidence,
-            rows_out=0,
-        )
+    agree(
+        "t_proj",
+        jax.vmap(lambda e: kp.t_proj(graph, log_potentials, e, method="dense")),
+        evidence,
+        rows_out=0,
+    )
     # Not mapped, not compiled: tables of a whole graph split over factors.
     graph = kp.FactorGraph([2] * 8, [(i, (i + 1) % 8) for i in range(8)])
     tables = graph.pack([0.5 * np.asarray(rng.normal(size=(2, 2)), DTYPE) for _ in range(8)])
@@ -138,8 +149,17 @@ def rest():
     )
     code = codes.ParityCheckCode([[1, 1, 0, 1], [0, 1, 1, 1]])
     words = np.asarray(rng.normal(size=(4, ROWS)), DTYPE)
-    for jit in (True, False):
-        agree("decode", lambda w: codes.decode(code, w), words, axis=1, rows_out=-1, jit=jit)
+
+    def checked(log_odds):
+        solver = kp.BeliefPropagation(tolerance=0.0, engine="log")
+        evidence = code.log_evidence(log_odds)
+        solution = kp.infer(
+            code.graph, code.log_potentials, solver, log_evidence=evidence, max_steps=20
+        )
+        return solution.log_partition
+
+    agree("structured", jax.vmap(jax.value_and_grad(checked)), words.T, rows_out=0)
+    agree("decode", lambda w: codes.decode(code, w), words, axis=1, rows_out=-1, thorough=True)
 
 
 def circuit_verbs():
@@ -148,21 +168,18 @@ def circuit_verbs():
     circuit = tensor.hclt(rows, units=2)
     numbers = circuit.init(0, dtype=DTYPE)
     key = jax.random.key(0)
-    verbs = {
-        "log_values": (circuit.log_values, 0),
-        "log_likelihood": (circuit.log_likelihood, 0),
-        "marginals": (circuit.marginals, 0),
-        "mpe": (circuit.mpe, 0),
-        "sample": (lambda p, rows: circuit.sample(p, key, 3, rows), 1),
-        "em_step": (lambda p, rows: learning.em_step(circuit, p, rows), None),
-        "slopes": (lambda p, rows: jax.grad(lambda p: circuit.log_values(p, rows).sum())(p), None),
+    verbs = {  # the axis of the rows in the result, and whether to compile
+        "log_values": (circuit.log_values, 0, True),
+        "log_likelihood": (circuit.log_likelihood, 0, False),  # reads its rows on the host
+        "marginals": (circuit.marginals, 0, False),
+        "mpe": (circuit.mpe, 0, True),
+        "sample": (lambda p, rows: circuit.sample(p, key, 3, rows), 1, False),
+        "em_step": (lambda p, rows: learning.em_step(circuit, p, rows), None, True),
+        "slopes": (lambda p, x: jax.grad(lambda p: circuit.log_values(p, x).sum())(p), None, True),
     }
-    for name, (verb, out) in verbs.items():
-        for jit in (True, False):
-            if jit and name == "log_likelihood":  # reads its rows on the host
-                continue
-            call = lambda rows, numbers, verb=verb: verb(numbers, rows)  # noqa: E731
-            agree(name, call, jnp.asarray(rows), (numbers,), rows_out=out, jit=jit)
+    for name, (verb, out, jit) in verbs.items():
+        call = lambda rows, numbers, verb=verb: verb(numbers, rows)  # noqa: E731
+        agree(name, call, jnp.asarray(rows), (numbers,), rows_out=out, jit=jit)
     builder = circuits.CircuitBuilder([2, 2])
     root = builder.sum(
         [
