@@ -69,10 +69,11 @@ class ImplicitAdjoint(AbstractAdjoint):
     mode solves the transposed system. Memory does not depend on the number of iterations. Both
     systems are solved by BiCGSTAB on products with ``dF/dx``.
 
-    The derivative is that of the fixed point. If the loop stopped short of one it is wrong, and
-    says so: when one more step would change the result by more than ``fixed_point_tolerance``
-    (relative), or the linear solve leaves more than ``tolerance``, the derivative raises
-    (``throw=True``) or goes through with the report as the only sign.
+    The derivative is that of the fixed point, so where one is asked for the loop goes on, up to its
+    ``max_steps``, until its last step changed the result by no more than ``fixed_point_tolerance``
+    (relative). If one more step would still change it by more, or the linear solve leaves more than
+    ``tolerance``, the derivative raises (``throw=True``) or goes through with the report as the
+    only sign.
 
     Args:
         tolerance: relative residual asked of the linear solve; default ``eps^0.75``, 2e-12 in
@@ -95,6 +96,12 @@ class ImplicitAdjoint(AbstractAdjoint):
     def loop(self, step: Step, inputs: Any, carry: Any, max_steps: int) -> tuple[Any, Any]:
         """See `AbstractAdjoint.loop`."""
 
+        def settle(inputs, carry):
+            # A solver's own stop may be looser than what its derivative needs.
+            new, done = step(inputs, carry)
+            old, after = (ravel_pytree(lax.stop_gradient(tree))[0] for tree in (carry, new))
+            return new, done & ~(_gap(old, after) > self._allowed(old))
+
         @jax.custom_jvp
         def run(inputs, carry):
             return _while_loop(step, inputs, carry, max_steps)
@@ -103,11 +110,15 @@ class ImplicitAdjoint(AbstractAdjoint):
         def run_jvp(primals, tangents):
             inputs, start = primals
             d_inputs, _ = tangents  # the fixed point does not depend on where the loop started
-            carry, steps = run(inputs, start)
+            carry, steps = self.loop(settle, inputs, start, max_steps)
             d_carry = self._tangent(lambda i, c: step(i, c)[0], inputs, carry, d_inputs)
             return (carry, steps), (d_carry, np.zeros(jnp.shape(steps), jax.dtypes.float0))
 
         return run(inputs, carry)
+
+    def _allowed(self, x: Any) -> float:
+        root = math.sqrt(float(jnp.finfo(x.dtype).eps))
+        return root if self.fixed_point_tolerance is None else self.fixed_point_tolerance
 
     def _tangent(self, function: Any, inputs: Any, carry: Any, d_inputs: Any) -> Any:
         flat, unflatten = ravel_pytree(carry)
@@ -119,9 +130,7 @@ class ImplicitAdjoint(AbstractAdjoint):
         after, right = jax.jvp(lambda i: flat_function(i, flat), (inputs,), (d_inputs,))
         # Elements that never settle to a number (infinite log-odds of hard evidence) are constant.
         free = jnp.isfinite(lax.stop_gradient(flat))
-        gap = jnp.where(free, after - flat, 0.0)
-        scale = jnp.maximum(1.0, jnp.max(jnp.abs(jnp.where(free, flat, 0.0)), initial=0.0))
-        gap = lax.stop_gradient(jnp.max(jnp.abs(gap), initial=0.0) / scale)
+        gap = lax.stop_gradient(_gap(flat, after))
 
         def matvec(dx):
             dx = jnp.where(free, dx, 0.0)
@@ -139,14 +148,10 @@ class ImplicitAdjoint(AbstractAdjoint):
 
     def _solve(self, matvec: Any, right: Any, gap: Any, eps: float, mode: str) -> Any:
         tolerance = eps**0.75 if self.tolerance is None else self.tolerance
-        allowed = (
-            math.sqrt(eps) if self.fixed_point_tolerance is None else self.fixed_point_tolerance
-        )
-
         x, linear = bicgstab(matvec, right, tolerance=tolerance, max_steps=self.max_steps)
         # BiCGSTAB stops on its running residual; the true one may be somewhat larger.
         solved = linear <= 10 * tolerance
-        settled = gap <= allowed
+        settled = gap <= self._allowed(right)
         if self.report is not None:
             report = self.report
 
@@ -184,6 +189,13 @@ class GradientReport(NamedTuple):
     linear_residual: float
     fixed_point_residual: float
     trusted: bool
+
+
+def _gap(old: Any, new: Any) -> Any:
+    """Largest change of an element that is a number, relative to the largest of them."""
+    free = jnp.isfinite(old)
+    scale = jnp.maximum(1.0, jnp.max(jnp.abs(jnp.where(free, old, 0.0)), initial=0.0))
+    return jnp.max(jnp.abs(jnp.where(free, new - old, 0.0)), initial=0.0) / scale
 
 
 def _while_loop(step: Step, inputs: Any, carry: Any, max_steps: int) -> tuple[Any, Any]:

@@ -17,6 +17,10 @@ class RESULTS(eqx.Enumeration):
         "The messages were still changing by more than the tolerance after max_steps. Raise "
         "max_steps, add damping, or try another schedule; throw=False returns what there is."
     )
+    limited_by_rounding = (
+        "The messages change by rounding alone, but the tolerance is below that: the result is as "
+        "good as this float type allows. Raise the tolerance, or use float64."
+    )
     diverged = (
         "The messages grow without bound: zeros among the factors let the iteration amplify them "
         "from step to step. Add damping, or use the Sequential schedule or an exact solver; "

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._sharding import on_any_mesh
 from .._types import Scalar, VariableTables
 from ..geometry import log_normalize, safe_log
 from ._circuit import Circuit
@@ -13,6 +14,7 @@ from ._structure import is_indicator
 from ._sweep import sweep
 
 
+@on_any_mesh()
 def entropy(
     circuit: Circuit,
     log_weights: Float[Array, " weights"],
@@ -57,6 +59,7 @@ def entropy(
     return total
 
 
+@on_any_mesh()
 def kl_divergence(
     circuit: Circuit,
     log_weights: Float[Array, " weights"],
@@ -112,6 +115,7 @@ def kl_divergence(
     return total
 
 
+@on_any_mesh()
 def expected_values(
     circuit: Circuit,
     log_weights: Float[Array, " weights"],

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._sharding import on_any_mesh
 from ._circuit import Circuit
 from ._flow import evaluate
 from ._sweep import edge_log_weights, finite_or_stuck, leaf_log_values, log_partition
 
 
+@on_any_mesh(batch=("rows",), out=0)
 def log_likelihood(
     circuit: Circuit,
     log_weights: Float[Array, " weights"],

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from .._sharding import on_any_mesh
 from .._types import VariableTables
 from ._circuit import Circuit
 from ._flow import scan_values
@@ -37,6 +38,7 @@ class Explanation(eqx.Module):
     exact: bool = eqx.field(static=True)
 
 
+@on_any_mesh()
 def mpe(
     circuit: Circuit,
     log_weights: Float[Array, " weights"],

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num, UInt32
 
+from .._sharding import on_any_mesh
 from .._types import VariableTables
 from ._circuit import Circuit
 from ._leaves import AbstractContinuousLeaf, Indicator
@@ -13,6 +14,7 @@ from ._selection import leaf_tables, reached, read_states, select_best
 from ._sweep import edge_log_weights, evaluate, leaf_log_values
 
 
+@on_any_mesh()
 def sample(
     circuit: Circuit,
     log_weights: Float[Array, " weights"],

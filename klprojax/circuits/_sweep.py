@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._sharding import on_any_mesh
 from .._solution import RESULTS
 from .._types import Scalar, VariableTables
 from ..geometry import safe_log
@@ -57,6 +58,7 @@ class Sweep(eqx.Module):
         return tuple(safe_log(table) for table in self.marginals)
 
 
+@on_any_mesh()
 def sweep(
     circuit: Circuit,
     log_weights: Float[Array, " weights"],
@@ -109,6 +111,7 @@ def sweep(
     return out
 
 
+@on_any_mesh()
 def log_partition(
     circuit: Circuit,
     log_weights: Float[Array, " weights"],

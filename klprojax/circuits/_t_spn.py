@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._sharding import on_any_mesh
 from .._types import VariableTables
 from ..geometry import safe_log
 from ..operators import t_proj
@@ -19,6 +20,7 @@ from ._circuit import Circuit
 from ._sweep import leaf_log_values, sweep
 
 
+@on_any_mesh()
 def t_spn(
     circuit: Circuit,
     log_weights: Float[Array, " weights"],

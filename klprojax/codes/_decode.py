@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from .._sharding import on_any_mesh
 from ..graphs import FactorGraph
 from ._code import ParityCheckCode
 from ._engine import satisfied, sums_at_variables, update
@@ -35,6 +36,7 @@ class Decoded(eqx.Module):
     log_odds: Float[Array, "variables *words"]
 
 
+@on_any_mesh(batch=("log_odds",), axis=-1, out=-1)
 def decode(
     code: ParityCheckCode,
     log_odds: Float[Array | np.ndarray, "variables *words"],

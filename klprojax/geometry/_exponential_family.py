@@ -15,7 +15,7 @@ are one convex problem, `min over theta of A(theta) - <theta, t>`, with base `b`
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._linear import pseudo_solve, symmetric_solve
 from ._log_table import default_tolerance, log_normalize, safe_logsumexp
@@ -90,7 +90,8 @@ class ExponentialFamily(AbstractConstraint):
 
         Args:
             log_table: the table `q` up to scale; entries may be `-inf`.
-            tolerance: largest residual allowed; `eps ** (2/3)` of the dtype when `None`.
+            tolerance: largest residual allowed; when `None`, `eps ** (2/3)` of the dtype, or where
+                rounding stops Newton's method if that comes first.
             max_steps: most Newton steps; 100 when `None`.
             throw: raise at run time unless converged.
 
@@ -193,7 +194,8 @@ class MomentConstraints(AbstractConstraint):
 
         Args:
             log_table: the table `q` up to scale; entries may be `-inf` and stay so.
-            tolerance: largest residual allowed; `eps ** (2/3)` of the dtype when `None`.
+            tolerance: largest residual allowed; when `None`, `eps ** (2/3)` of the dtype, or where
+                rounding stops Newton's method if that comes first.
             max_steps: most Newton steps; 100 when `None`.
             throw: raise at run time unless converged.
 
@@ -277,18 +279,22 @@ def _match_moments(
     max_steps: int | None,
     throw: bool,
 ) -> ProjectionResult:
-    tolerance = default_tolerance(log_base.dtype) if tolerance is None else tolerance
+    goal = default_tolerance(log_base.dtype) if tolerance is None else tolerance
     flat_base = log_normalize(log_base).reshape(-1)
     flat_statistic = statistic.reshape(-1, statistic.shape[-1])
     problem = (flat_base, flat_statistic, target)
-    found, residual, steps = _newton(
-        *jax.lax.stop_gradient(problem), tolerance, 100 if max_steps is None else max_steps
+    found, residual, steps, at_floor = _newton(
+        *jax.lax.stop_gradient(problem), goal, 100 if max_steps is None else max_steps
     )
     theta = _with_implicit_derivative(found, *problem)
-    value = log_normalize(_tilted(flat_base, flat_statistic, theta)).reshape(log_base.shape)
+    # Centred as in the loop: a statistic far from zero would lose the digits the loop had.
+    centred = flat_statistic - jax.lax.stop_gradient(target)[None]
+    value = log_normalize(_tilted(flat_base, centred, theta)).reshape(log_base.shape)
     missing = jnp.abs(1 - jnp.exp(safe_logsumexp(value)))  # one if the base has no mass at all
-    residual = jnp.maximum(residual, jax.lax.stop_gradient(jnp.maximum(escaped, missing)))
-    return finish(value, residual, steps, theta, tolerance, throw, _FAILURE)
+    outside = jax.lax.stop_gradient(jnp.maximum(escaped, missing))
+    residual = jnp.maximum(residual, outside)
+    at_floor = at_floor & (outside <= jnp.sqrt(jnp.finfo(outside.dtype).eps))
+    return finish(value, residual, steps, theta, tolerance, throw, _FAILURE, at_floor)
 
 
 def _newton(
@@ -297,10 +303,11 @@ def _newton(
     target: Float[Array, " statistics"],
     tolerance: float,
     max_steps: int,
-) -> tuple[Float[Array, " statistics"], Float[Array, ""], Int[Array, ""]]:
+) -> tuple[Float[Array, " statistics"], Float[Array, ""], Int[Array, ""], Bool[Array, ""]]:
     """Minimise `A(theta) - <theta, t>` by Newton's method with backtracking.
 
-    Returns `theta`, the largest relative moment gap, and the number of steps.
+    Returns `theta`, the largest relative moment gap, the number of steps, and whether that gap is
+    as small as rounding lets it be.
     """
     eps = jnp.finfo(log_base.dtype).eps
     # Work with (T - t) / range: the objective is then log sum b exp(<theta, T - t>), free of the
@@ -319,11 +326,12 @@ def _newton(
         return logits[best] - log_probs[best], log_probs, gap
 
     def unfinished(state):
-        _, _, _, gap, steps, stalled = state
-        return (jnp.max(jnp.abs(gap), initial=0) > tolerance) & (steps < max_steps) & ~stalled
+        _, _, _, gap, steps, stalled, (_, idle) = state
+        going = (steps < max_steps) & ~stalled & (idle < 4)
+        return (jnp.max(jnp.abs(gap), initial=0) > tolerance) & going
 
     def step(state):
-        theta, height, log_probs, gap, steps, _ = state
+        theta, height, log_probs, gap, steps, _, (best, idle) = state
         # A constant statistic has no variance; its rounding must not be taken for one.
         spread = jnp.where(varies[None], features - gap[None], 0)
         covariance = (jnp.exp(log_probs)[:, None] * spread).T @ spread
@@ -353,12 +361,18 @@ def _newton(
         kept = (theta, height, log_probs, gap)
         # Select, not scale by zero: a direction that is not finite must leave no trace.
         state = jax.tree.map(lambda new, old: jnp.where(stalled, old, new), moved, kept)
-        return *state, steps + 1, stalled
+        # Newton squares a small gap, or divides it by e where the moments lie on the boundary of
+        # their range: one that several steps do not lower by a third is rounding.
+        size = jnp.max(jnp.abs(state[3]), initial=0)
+        slow = (best <= jnp.sqrt(eps)) & (size > best * 2 / 3)
+        progress = (jnp.where(slow, best, size), jnp.where(slow, idle + 1, 0))
+        return *state, steps + 1, stalled, progress
 
     start = jnp.zeros_like(target)
     state = (start, *objective(start), jnp.asarray(0), jnp.asarray(False))
-    theta, _, _, gap, steps, _ = jax.lax.while_loop(unfinished, step, state)
-    return theta / scale, jnp.max(jnp.abs(gap), initial=0), steps
+    progress = (jnp.full((), jnp.inf, start.dtype), jnp.asarray(0))
+    theta, _, _, gap, steps, _, (_, idle) = jax.lax.while_loop(unfinished, step, (*state, progress))
+    return theta / scale, jnp.max(jnp.abs(gap), initial=0), steps, idle >= 4
 
 
 @jax.custom_jvp

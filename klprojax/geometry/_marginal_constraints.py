@@ -9,13 +9,14 @@ and is computed by iterative proportional fitting (Sinkhorn's algorithm for two 
 cyclic I-projections onto one constraint at a time.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ._linear import conjugate_gradient, symmetric_solve
 from ._log_table import (
@@ -97,7 +98,8 @@ class MarginalConstraints(AbstractConstraint):
         Args:
             log_table: the table `q` up to scale; entries may be `-inf` and stay so.
             tolerance: largest total-variation distance allowed between a marginal and its target;
-                `eps ** (2/3)` of the dtype when `None`.
+                when `None`, `eps ** (2/3)` of the dtype, or where rounding stops the sweeps if
+                that comes first (about `eps` times the mean size of the multipliers).
             max_steps: most sweeps over the constraints; 1000 when `None`. Convergence is linear,
                 slower than that where zeros of the projection are not zeros of `q`.
             throw: raise at run time unless converged, as when targets contradict each other or put
@@ -117,22 +119,26 @@ class MarginalConstraints(AbstractConstraint):
             at zero.
         """
         self._check_shapes(log_table)
-        tolerance = default_tolerance(log_table.dtype) if tolerance is None else tolerance
         log_q = log_normalize(log_table)
         log_targets = tuple(log_normalize(target) for target in self.log_targets)
         fixed = jax.lax.stop_gradient((log_q, log_targets))
-        fitted, steps = _fit(self.axes, *fixed, tolerance, 1000 if max_steps is None else max_steps)
+        fitted, residual, steps, at_floor = _fit(
+            self.axes,
+            *fixed,
+            default_tolerance(log_table.dtype) if tolerance is None else tolerance,
+            1000 if max_steps is None else max_steps,
+        )
         scalings = _with_implicit_derivative(self.axes, fitted, log_q, log_targets)
-        value = log_normalize(_scaled(self.axes, log_q, scalings))
         return finish(
-            value,
-            jax.lax.stop_gradient(_largest_gap(self.axes, value, log_targets)),
+            log_normalize(_scaled(self.axes, log_q, scalings)),
+            residual,
             steps,
             fitted,
             tolerance,
             throw,
             "Iterative proportional fitting did not reach its tolerance: the targets contradict "
             "each other, put mass where the table has none, or need more steps.",
+            at_floor,
         )
 
     def right_projection(
@@ -186,26 +192,36 @@ def _fit(
     log_targets: Tables,
     tolerance: float,
     max_steps: int,
-) -> tuple[Tables, Int[Array, ""]]:
-    """Run proportional fitting; return the scalings and the number of sweeps."""
+) -> tuple[Tables, Float[Array, ""], Int[Array, ""], Bool[Array, ""]]:
+    """Run proportional fitting.
 
-    def unfinished(state):
-        _, gap, steps = state
-        return (gap > tolerance) & (steps < max_steps)
+    Returns the scalings, the largest gap of a marginal of the table they make, the number of
+    sweeps, and whether that gap is as small as rounding lets it be.
+    """
+    eps = jnp.finfo(log_q.dtype).eps
+
+    def floor(scalings):
+        # An entry is a sum of the scalings and of a log-table of their size: it is off by some
+        # eps / 2 of that, a marginal by the mean over entries. Twice the worst case for two.
+        sizes = [
+            jnp.sum(jnp.where(jnp.isneginf(target), 0, jnp.exp(target) * jnp.abs(scaling)))
+            for target, scaling in zip(log_targets, scalings, strict=True)
+        ]
+        return eps * (math.log(log_q.size + 1) + sum(sizes[1:], sizes[0]))
 
     def sweep(state):
-        scalings, _, steps = state
+        scalings, _, steps, limit = state
         scalings = list(scalings)
-        gap = jnp.zeros((), log_q.dtype)
+        bound = jnp.zeros((), log_q.dtype)
         for j, (scope, log_target) in enumerate(zip(scopes, log_targets, strict=True)):
             reach = safe_logsumexp(
                 _scaled(scopes, log_q, tuple(scalings)), _others(scope, log_q.ndim)
             )
             if j > 0:
                 # Fitting constraint j moves the table by exactly this total variation, so the sum
-                # over a sweep bounds the final residual of every constraint fitted before: the
-                # sweep certifies itself without another pass.
-                gap = gap + _total_variation(reach, log_target)
+                # over a sweep bounds the final residual of every constraint fitted before, but for
+                # rounding: it says when a look at the residual itself is worth its pass.
+                bound = bound + _total_variation(reach, log_target)
             # A marginal without mass cannot be scaled to a target with mass; leave it to the
             # residual.
             absent = jnp.isneginf(reach)
@@ -215,12 +231,33 @@ def _fit(
             scalings[j] = jnp.where(
                 jnp.isneginf(log_target), jnp.full_like(fitted, -jnp.inf), fitted
             )
-        return tuple(scalings), gap, steps + 1
+        steps = steps + 1
+        # Moves that rounding explains: as many sweeps again can still gain digits, more cannot.
+        flat = bound <= floor(scalings)
+        limit = jnp.where(flat, jnp.minimum(limit, 2 * steps + 16), limit)
+        bound = jnp.where(flat, jnp.zeros_like(bound), bound)
+        return tuple(scalings), bound, steps, limit
+
+    def look(state):
+        scalings, _, steps, limit = state
+        # At least one sweep: none has been made since the last look.
+        fresh = (scalings, jnp.full((), jnp.inf, log_q.dtype), steps, limit)
+        scalings, _, steps, limit = jax.lax.while_loop(
+            lambda state: (state[1] > tolerance) & (state[2] < state[3]), sweep, fresh
+        )
+        value = log_normalize(_scaled(scopes, log_q, scalings))
+        return scalings, _largest_gap(scopes, value, log_targets), steps, limit
 
     start = tuple(jnp.zeros_like(target) for target in log_targets)
     gap = jnp.full((), jnp.inf, log_q.dtype)
-    scalings, _, steps = jax.lax.while_loop(unfinished, sweep, (start, gap, jnp.asarray(0)))
-    return scalings, steps
+    scalings, gap, steps, limit = jax.lax.while_loop(
+        lambda state: (state[1] > tolerance) & (state[2] < state[3]),
+        look,
+        (start, gap, jnp.asarray(0), jnp.asarray(max_steps)),
+    )
+    # Rounding of the last moves and of the look itself.
+    at_floor = (steps >= limit) & (limit < max_steps) & (gap <= 2 * floor(scalings))
+    return scalings, gap, steps, at_floor
 
 
 def _total_variation(

@@ -15,7 +15,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ._log_table import safe_logsumexp
+from .._sharding import on_any_mesh
+from ._log_table import default_tolerance, safe_logsumexp
 
 
 class ProjectionResult(eqx.Module):
@@ -28,6 +29,8 @@ class ProjectionResult(eqx.Module):
         steps: iterations spent; zero where there is a closed form.
         converged: whether `residual` reached the tolerance. Derivatives mean something only then.
         multipliers: dual variables of the constraints, where the set has them, else `None`.
+        limited_by_rounding: whether `residual` stopped falling above the tolerance because the
+            dtype has no more digits. Under the default tolerance that counts as converged.
     """
 
     value: Float[Array, "..."]
@@ -35,6 +38,7 @@ class ProjectionResult(eqx.Module):
     steps: Int[Array, ""]
     converged: Bool[Array, ""]
     multipliers: PyTree[Float[Array, "..."]] | None = None
+    limited_by_rounding: Bool[Array, ""] = eqx.field(default_factory=lambda: jnp.asarray(False))
 
 
 class AbstractConstraint(eqx.Module):
@@ -43,7 +47,8 @@ class AbstractConstraint(eqx.Module):
     `point` is a log-table with every axis part of one joint distribution (batch with `jax.vmap`),
     normalised or not, with `-inf` entries allowed. Keyword arguments common to all projections:
 
-    - `tolerance`: residual at which to stop; `eps ** (2/3)` of the dtype when `None`.
+    - `tolerance`: residual at which to stop; when `None`, `eps ** (2/3)` of the dtype, or where
+      rounding stops the iterations if that comes first.
     - `max_steps`: most iterations; closed forms need none.
     - `throw`: raise an error at run time unless the projection converged.
     """
@@ -73,6 +78,7 @@ class AbstractConstraint(eqx.Module):
         """Project by minimising `D_f(point, p)` over `p` in the set."""
 
 
+@on_any_mesh()
 def i_projection(
     constraint: AbstractConstraint,
     log_table: Float[Array, "..."],
@@ -86,7 +92,7 @@ def i_projection(
     Args:
         constraint: the set `C`.
         log_table: the table `q`, up to scale (for `GaussianConsensus`: the means).
-        tolerance: residual at which to stop; `eps ** (2/3)` of the dtype when `None`.
+        tolerance: residual at which to stop; the set's own default when `None`.
         max_steps: most iterations; the set's own default when `None`.
         throw: raise an error at run time unless the projection converged.
 
@@ -115,6 +121,7 @@ def i_projection(
     )
 
 
+@on_any_mesh()
 def right_projection(
     constraint: AbstractConstraint,
     log_table: Float[Array, "..."],
@@ -128,7 +135,7 @@ def right_projection(
     Args:
         constraint: the set `C`.
         log_table: the table `q`, up to scale (for `GaussianConsensus`: the means).
-        tolerance: residual at which to stop; `eps ** (2/3)` of the dtype when `None`.
+        tolerance: residual at which to stop; the set's own default when `None`.
         max_steps: most iterations; the set's own default when `None`.
         throw: raise an error at run time unless the projection converged.
 
@@ -161,20 +168,37 @@ def closed_form_result(
     return finish(value, residual, jnp.asarray(0), None, tolerance, throw, failure)
 
 
+_ROUNDING = (
+    "The tolerance is below what the floating type can reach on this table: rounding keeps the "
+    "residual from falling further. The projection is as good as it gets; give a larger tolerance, "
+    "none at all, or use float64."
+)
+
+
 def finish(
     value: Float[Array, "..."],
     residual: Float[Array, ""],
     steps: Int[Array, ""],
     multipliers: PyTree[Float[Array, "..."]] | None,
-    tolerance: float,
+    tolerance: float | None,
     throw: bool,
     failure: str,
+    at_floor: Bool[Array, ""] | None = None,
 ) -> ProjectionResult:
-    """Assemble a result, with the run-time error asked for by `throw`."""
-    converged = residual <= tolerance
-    if throw:
-        value = eqx.error_if(value, jnp.logical_not(converged), failure)
-    return ProjectionResult(value, residual, steps, converged, multipliers)
+    """Assemble a result, with the run-time error asked for by `throw`.
+
+    `at_floor` says that rounding keeps the residual from falling further. Without a `tolerance`
+    that is where the iterations end.
+    """
+    met = residual <= (default_tolerance(value.dtype) if tolerance is None else tolerance)
+    limited = jnp.asarray(False) if at_floor is None else at_floor & ~met
+    converged = met | limited if tolerance is None else met
+    if throw and at_floor is None:
+        value = eqx.error_if(value, ~converged, failure)
+    elif throw:
+        which = limited.astype(jnp.int32)
+        value = eqx.branched_error_if(value, ~converged, which, [failure, _ROUNDING])
+    return ProjectionResult(value, residual, steps, converged, multipliers, limited)
 
 
 def refuse(constraint: str, asked: str, why: str, advice: str) -> ValueError:

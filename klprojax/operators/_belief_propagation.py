@@ -15,6 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from .._adjoint import AbstractAdjoint
+from .._sharding import on_any_mesh
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
 from ..graphs import FactorGraph
@@ -106,6 +107,7 @@ class BeliefPropagation(AbstractSolver):
         dtype = log_potentials[0].dtype if log_potentials else jnp.zeros(0).dtype
         return BPState(uniform_messages(graph, dtype), jnp.full((), jnp.inf, dtype))
 
+    @on_any_mesh()
     def step(
         self,
         graph: FactorGraph,
@@ -288,7 +290,7 @@ def _solve(
         finite=finite,
         mass_of=engines[0].log_mass if len(engines) == 1 else log_mass,
     )
-    result = verdict(beliefs, log_partition, converged)
+    result = verdict(beliefs, log_partition, converged, residual)
     result = RESULTS.where(diverged, RESULTS.diverged, result)
     if solver.engine == "fast":
         result = RESULTS.where(safe, result, RESULTS.out_of_range)

@@ -26,6 +26,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .._adjoint import AbstractAdjoint
+from .._sharding import on_any_mesh
 from .._solution import Solution
 from .._types import FactorTables, VariableTables
 from ..geometry import ProductFamily, log_normalize
@@ -135,6 +136,7 @@ class DykstraHybrid(AbstractSolver):
         tau = jax.tree.map(_minus, uniform, _on_edges(graph, log_q))
         return HybridState(uniform, sigma, log_q, tau, jnp.full((), jnp.inf, dtype))
 
+    @on_any_mesh()
     def step(
         self,
         graph: FactorGraph,
@@ -249,7 +251,7 @@ def _solve(
         log_beliefs=log_beliefs,
         log_partition=log_partition,
         factor_log_beliefs=_factor_log_beliefs(graph, tables, state) if factor_beliefs else None,
-        result=verdict(log_beliefs, log_partition, converged),
+        result=verdict(log_beliefs, log_partition, converged, state.residual),
         residual=state.residual,
         steps=steps,
         converged=converged,

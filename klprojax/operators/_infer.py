@@ -7,12 +7,14 @@ import numpy as np
 from jax.core import Tracer
 
 from .._adjoint import AbstractAdjoint, UnrolledAdjoint
+from .._sharding import on_any_mesh
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
 from ..graphs import FactorGraph
 from ._solver import AbstractSolver
 
 
+@on_any_mesh()
 def infer(
     graph: FactorGraph,
     log_potentials: FactorTables,

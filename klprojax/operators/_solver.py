@@ -35,13 +35,20 @@ def verdict(
     log_beliefs: VariableTables,
     log_partition: Float[Array, ""],
     converged: Bool[Array, ""] | bool,
+    residual: Float[Array, ""] | None = None,
 ) -> RESULTS:
-    """Judge the final numbers: contradiction, non-finite, not converged or successful."""
+    """Judge the final numbers: contradiction, non-finite, not converged or successful.
+
+    A `residual` of a few roundings that still does not meet the tolerance never will.
+    """
     empty = jnp.isneginf(log_partition)
     broken = jnp.bool_(False)
     for table in log_beliefs:
         empty = empty | jnp.any(jnp.all(jnp.isneginf(table), axis=-1))
         broken = broken | jnp.any(jnp.isnan(table) | jnp.isposinf(table))
     result = RESULTS.where(jnp.asarray(converged), RESULTS.successful, RESULTS.not_converged)
+    if residual is not None:
+        rounding = ~jnp.asarray(converged) & (residual <= 4 * jnp.finfo(residual.dtype).eps)
+        result = RESULTS.where(rounding, RESULTS.limited_by_rounding, result)
     result = RESULTS.where(empty, RESULTS.contradiction, result)
     return RESULTS.where(broken, RESULTS.nonfinite, result)

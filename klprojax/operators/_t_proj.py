@@ -12,6 +12,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._sharding import on_any_mesh
 from .._solution import RESULTS
 from .._types import FactorTables, VariableTables
 from ..geometry import ConsensusFace, ProductFamily, i_projection, right_projection
@@ -23,6 +24,7 @@ from ._infer import infer
 from ._schedules import TreeSweep, is_forest
 
 
+@on_any_mesh()
 def t_proj(
     graph: FactorGraph,
     log_potentials: FactorTables,
@@ -77,6 +79,7 @@ def t_proj(
     return infer(graph, log_potentials, solver, log_evidence=log_evidence).log_beliefs
 
 
+@on_any_mesh()
 def t_proj_dense(
     log_table: Float[Array, "*copies"], copies: Sequence[Sequence[int]], *, throw: bool = True
 ) -> Float[Array, "*copies"]:

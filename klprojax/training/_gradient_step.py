@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from .._sharding import on_any_mesh
 from ._step import AbstractStep, StepInfo, weighted_mean
 
 
@@ -49,6 +50,7 @@ class GradientStep(AbstractStep):
         """Return the optimiser's state."""
         return self.optimiser.init(eqx.filter(model, eqx.is_inexact_array))
 
+    @on_any_mesh(out=("model", "state", None))
     def update(
         self,
         model: PyTree,

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from .._sharding import on_any_mesh
 from ._gradient_step import layer_norms
 from ._step import AbstractStep, StepInfo, weighted_mean
 from .network import LiftedNetwork, Precisions, trace_network
 
 
+@on_any_mesh()
 def projection_slopes(
     model: PyTree,
     x: PyTree,
@@ -149,6 +151,7 @@ class ProjectionDirection(AbstractStep):
         """Return the optimiser's state."""
         return self.optimiser.init(eqx.filter(model, eqx.is_inexact_array))
 
+    @on_any_mesh(out=("model", "state", None))
     def update(
         self,
         model: PyTree,

@@ -9,6 +9,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from .._sharding import on_any_mesh
 from ._gradient_step import layer_norms
 from ._step import AbstractStep, StepInfo, weighted_mean
 from .network import LiftedNetwork, Precisions, trace_network
@@ -74,6 +75,7 @@ class ProjectionStep(AbstractStep):
         moves = jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
         return moves, jnp.zeros((), jnp.int32)
 
+    @on_any_mesh(out=("model", "state", None))
     def update(self, model, state, x, y, weights, loss) -> tuple[PyTree, PyTree, StepInfo]:
         """Iterate on one batch; see the class."""
         arrays, static = eqx.partition(model, eqx.is_inexact_array)

@@ -299,3 +299,34 @@ def test_misuse_is_refused():
         right_projection(ExponentialFamily(statistic), jnp.zeros((3, 2)))
     with pytest.raises(ValueError, match="Got a table of shape"):
         i_projection(MomentConstraints(statistic, jnp.zeros(1)), jnp.zeros((3, 2)))
+
+
+def test_a_statistic_far_from_zero_keeps_its_digits():
+    # T = 1e5 + u: theta T has 1e5 times the size of what matters, and of its rounding.
+    rng = np.random.default_rng(0)
+    statistic = jnp.asarray(rng.uniform(size=(200, 2)) + 1e5, jnp.float32)
+    exact = np.asarray(statistic, np.float64)
+    weights = rng.dirichlet(np.ones(200))
+    moments = jnp.asarray(weights @ exact, jnp.float32)
+    table = jnp.asarray(3 * rng.normal(size=200), jnp.float32)
+    result = MomentConstraints(statistic, moments).left_projection(table)
+    probs = np.exp(np.asarray(result.value, np.float64))
+    gap = (probs / probs.sum()) @ exact - np.asarray(moments, np.float64)
+    # The default tolerance, of ranges just below 1.
+    assert np.abs(gap).max() < 2.4e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_is_recognised_and_named(dtype):
+    rng = np.random.default_rng(0)
+    statistic = jnp.asarray(rng.uniform(size=(200, 2)), dtype)
+    moments = jnp.asarray(rng.dirichlet(np.ones(200)), dtype) @ statistic
+    table = jnp.asarray(3 * rng.normal(size=200), dtype)
+    constraint = MomentConstraints(statistic, moments)
+    result = constraint.left_projection(table, tolerance=0.0, throw=False)
+    assert bool(result.limited_by_rounding)
+    assert not result.converged
+    assert int(result.steps) < 30  # 4 to converge, and a few more without progress
+    assert float(result.residual) < 10 * float(jnp.finfo(dtype).eps)  # 200 terms of one range
+    with pytest.raises(eqx.EquinoxRuntimeError, match="below what the floating type can reach"):
+        constraint.left_projection(table, tolerance=0.0)

@@ -339,6 +339,64 @@ def test_float32():
     np.testing.assert_allclose(jnp.exp(single.value), jnp.exp(want), atol=2e-4)
 
 
+def transport(seed, size, dtype, scale=0.02):
+    """An entropic transport problem with uniform marginals."""
+    cost = np.random.default_rng(seed).uniform(size=(size, size))
+    return jnp.asarray(-cost / scale, dtype), jnp.zeros(size, dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "count", "size"),
+    [("float32", 60, 10), ("float32", 2, 100), ("float64", 6, 10), ("float64", 2, 100)],
+)
+def test_the_loop_ends_on_the_residual_reported(dtype, count, size):
+    tables, even = jax.tree.map(
+        lambda *x: jnp.stack(x), *[transport(seed, size, dtype) for seed in range(count)]
+    )
+    tolerance = float(jnp.finfo(dtype).eps) ** (2 / 3)
+    result = jax.jit(
+        jax.vmap(lambda q, t: fit(((0,), (1,)), (t, t), q, None, throw=False, max_steps=50_000))
+    )(tables, even)
+    assert bool(result.converged.all())
+    assert not result.limited_by_rounding.any()
+    assert float(result.residual.max()) <= tolerance
+    # By another way, in float64: what rounding of entries e^50 apart adds is 50 eps.
+    probs = np.exp(np.asarray(result.value, np.float64))
+    for axis in (1, 2):
+        gap = np.abs(probs.sum(axis=axis) - 1 / size).sum(axis=1).max() / 2
+        assert gap <= tolerance + 50 * float(jnp.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_is_recognised_and_named(dtype):
+    table, even = transport(1, 10, dtype)
+    eps = float(jnp.finfo(dtype).eps)
+
+    def project(tolerance, throw):
+        return fit(((0,), (1,)), (even, even), table, tolerance, throw=throw, max_steps=10**6)
+
+    result = project(0.0, False)
+    assert bool(result.limited_by_rounding)
+    assert not result.converged
+    assert int(result.steps) < 20_000  # rounding is reached after some 1000 to 5000 sweeps
+    assert float(result.residual) < 50 * eps  # the table's entries are down to -50
+    with pytest.raises(eqx.EquinoxRuntimeError, match="below what the floating type can reach"):
+        project(0.0, True)
+
+
+def test_the_default_tolerance_ends_where_rounding_does():
+    # Multipliers of 1e4 nats: float32 rounds them to 1e-3, its default tolerance is 2.4e-5.
+    rng = np.random.default_rng(0)
+    steep = rng.uniform(-1e4, 1e4, size=(10, 1)) + rng.uniform(-1e4, 1e4, size=(1, 10))
+    table = jnp.asarray(steep + rng.normal(size=(10, 10)), jnp.float32)
+    even = jnp.zeros(10, jnp.float32)
+    result = fit(((0,), (1,)), (even, even), table, None)
+    assert bool(result.converged)
+    assert bool(result.limited_by_rounding)
+    assert int(result.steps) < 100  # some 10, and as many again plus 16
+    assert 2.4e-5 < float(result.residual) < 2e4 * 1.2e-7  # what two multipliers' rounding adds
+
+
 def test_misuse_is_refused():
     half = jnp.zeros(2)
     with pytest.raises(ValueError, match="Use the I-projection"):

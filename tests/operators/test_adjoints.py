@@ -109,6 +109,24 @@ def test_implicit_derivatives_report_and_refuse():
         gradient(kp.ImplicitAdjoint(max_steps=1), 200)
 
 
+def test_the_default_stop_is_enough_for_the_default_derivative():
+    # The solver stops at a change of 1e-6, the derivative asks for 1.5e-8: the loop must go on.
+    graph, tables = loopy_mixed()
+
+    def gradient(solver):
+        def value(tables):
+            solution = kp.infer(graph, tables, solver, adjoint=kp.ImplicitAdjoint())
+            return solution.beliefs[0][0, 0]
+
+        return jax.grad(value)(tables)
+
+    loose = gradient(kp.BeliefPropagation(engine="log"))
+    tight = gradient(kp.BeliefPropagation(engine="log", tolerance=1e-14))
+    for got, want in zip(loose, tight, strict=True):
+        # A change of 1.5e-8 at a rate below 0.9 is 1.5e-7 from the fixed point; slopes follow.
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 def test_implicit_memory_does_not_grow_with_the_iterations():
     side = 40
     index = np.arange(side * side).reshape(side, side)

@@ -277,6 +277,21 @@ def test_running_out_of_steps_is_an_error_with_advice():
     assert float(solution.residual) >= 1e-12
 
 
+def test_a_tolerance_below_rounding_is_called_that():
+    rng = np.random.default_rng(0)
+    rows = np.array([(i, j) for i in range(12) for j in range(i)])
+    tables = (0.2 * rng.normal(size=(len(rows), 3, 3))).astype(np.float32)
+    graph = FactorGraph([3] * 12, [rows])
+    log_potentials = graph.pack([tables])
+    # Half a rounding of float32: the messages settle into moves of one or two of them.
+    solver = BeliefPropagation(tolerance=3e-8)
+    solution = infer(graph, log_potentials, solver, throw=False)
+    assert bool(solution.result == RESULTS.limited_by_rounding)
+    assert not solution.converged
+    with pytest.raises(RuntimeError, match="as good as this float type allows"):
+        infer(graph, log_potentials, solver)
+
+
 def test_a_frustrated_cycle_is_flagged():
     # Two graphs glued: strong mixed couplings with fields on a complete graph, where flooding
     # jumps for ever between states.

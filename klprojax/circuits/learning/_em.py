@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..._sharding import on_any_mesh
 from ..tensor import TensorCircuit, TensorParameters
 from ._schedule import geometric
 
@@ -146,6 +147,7 @@ def _normalized(counts: Array, axes: tuple[int, ...], old: Array) -> Array:
     return jnp.where(unseen, old, new)
 
 
+@on_any_mesh(out=("parameters", None))
 def em_step(
     circuit: TensorCircuit,
     parameters: TensorParameters,

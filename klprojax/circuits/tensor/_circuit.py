@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from ..._sharding import on_any_mesh
 from .._builder import CircuitModel
 from .._likelihood import join_rows, log_conditional
 from .._mpe import Explanation
@@ -278,6 +279,7 @@ class TensorCircuit(eqx.Module):
 
     # -- queries -----------------------------------------------------------------------------
 
+    @on_any_mesh(batch=("rows", "log_evidence"), out=0)
     def log_values(
         self,
         parameters: TensorParameters,
@@ -323,6 +325,7 @@ class TensorCircuit(eqx.Module):
         nothing = jnp.full((1, self.num_variables), -1, jnp.int8)
         return self.log_values(parameters, nothing)[0]
 
+    @on_any_mesh(batch=("rows",), out=0)
     def log_likelihood(
         self, parameters: TensorParameters, rows: Any, *, given: Any = None, batch_size: int = 1024
     ) -> Float[Array, " rows"]:
@@ -367,6 +370,7 @@ class TensorCircuit(eqx.Module):
             return jnp.zeros(0, parameters.log_root.dtype)
         return jnp.concatenate(parts)
 
+    @on_any_mesh(batch=("rows", "log_evidence"), out=0)
     def marginals(
         self,
         parameters: TensorParameters,
@@ -390,6 +394,7 @@ class TensorCircuit(eqx.Module):
         grad = _marginals(self.structure, parameters, table).transpose(2, 0, 1)
         return tuple(grad[:, ids, :card] for card, ids in self.structure.classes)
 
+    @on_any_mesh(batch=("rows", "log_evidence"), out=0)
     def expected_values(
         self,
         parameters: TensorParameters,
@@ -412,6 +417,7 @@ class TensorCircuit(eqx.Module):
         numbers = jnp.arange(grad.shape[1], dtype=grad.dtype)[None, :, None]
         return jnp.sum(grad * numbers, axis=1).T
 
+    @on_any_mesh(batch=("rows", "log_evidence"), out=0)
     def mpe(
         self,
         parameters: TensorParameters,
@@ -445,6 +451,7 @@ class TensorCircuit(eqx.Module):
         nothing = jnp.zeros((table.shape[2], 0), values.dtype)
         return Explanation(states.T, nothing, values, steps, is_exact(self.structure))
 
+    @on_any_mesh(batch=("rows", "log_evidence"), out=1)
     def sample(
         self,
         parameters: TensorParameters,
@@ -484,6 +491,7 @@ class TensorCircuit(eqx.Module):
         states = states.transpose(1, 2, 0)
         return states[:, 0] if free else states
 
+    @on_any_mesh(batch=("rows", "log_evidence"), out=(0, "parameters"))
     def flows(
         self,
         parameters: TensorParameters,

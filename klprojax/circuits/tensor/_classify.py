@@ -5,11 +5,13 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..._sharding import on_any_mesh
 from ...geometry import log_normalize
 from ._circuit import TensorCircuit
 from ._parameters import TensorParameters
 
 
+@on_any_mesh(batch=("rows",), out=0)
 def classify(
     circuit: TensorCircuit,
     parameters: TensorParameters,
