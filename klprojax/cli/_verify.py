@@ -120,7 +120,7 @@ def _user_function(errors: Console, spec: str, seed: int) -> list[Any]:
         errors.print(f"[dim]note: {_escaped(text)}[/dim]", highlight=False, soft_wrap=True)
 
     with errors.status(spec):
-        return list(check_function(function, args, name=spec, seed=seed, note=note))
+        return list(check_function(function, *args, name=spec, seed=seed, note=note))
 
 
 def load_function(spec: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:

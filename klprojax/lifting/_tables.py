@@ -15,6 +15,7 @@ from ..graphs import FactorGraph
 from ..operators import BeliefPropagation, infer
 from ..operators._messages import by_group
 from ._lift import DeltaLift
+from ._python_values import no_python_values
 from ._scalar import Operation, Scalars, concrete, scalarize
 
 # The lattice of every scalar: one point below, one at, and one above the forward value.
@@ -187,6 +188,7 @@ class _Lattices:
             return np.log(hats)
 
 
+@no_python_values("the output factor phi")
 def _log_phi(phi: Callable[[Any], Any], points: np.ndarray) -> np.ndarray:
     log_phi = getattr(phi, "log_phi", None)
     given = jnp.asarray(points)
