@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from ._step import AbstractStep, StepInfo, weighted_mean
+from ._step import AbstractStep, StepInfo, weighted_mean, without_padding
 
 
 class GradientStep(AbstractStep):
@@ -60,6 +60,7 @@ class GradientStep(AbstractStep):
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """Take a model and its state to the next ones; see `AbstractStep.update`."""
         params, rest = eqx.partition(model, eqx.is_inexact_array)
+        y = without_padding(y, weights)
 
         def mean_loss(params: PyTree) -> Array:
             outputs = jax.vmap(eqx.combine(params, rest))(x)

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ._gradient_step import layer_norms
-from ._step import AbstractStep, StepInfo, weighted_mean
+from ._step import AbstractStep, StepInfo, weighted_mean, without_padding
 from .network import LiftedNetwork, Precisions, trace_network
 
 
@@ -48,6 +48,7 @@ def projection_slopes(
     Reference: Theorem 3.3 and Corollary 3.4.
     """
     graph, parameters = trace_network(model, x)
+    y = without_padding(y, weights)
     stiff = 1 / jnp.asarray(ratio, weights.dtype)
     base = Precisions() if precisions is None else precisions
     scaled = Precisions(
