@@ -97,7 +97,7 @@ NAMES = {
 
 # From the ground up: a module may import what stands on an earlier line, and its own package.
 LAYERS = (
-    {"_types", "_linear_solve"},
+    {"_types", "_linear_solve", "_interrupted"},
     {"_solution", "_adjoint"},
     {"geometry"},
     {"graphs"},
