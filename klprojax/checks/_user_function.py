@@ -17,8 +17,8 @@ _LABEL = "Theorem 3.3"
 
 def check_function(
     function: Callable[..., Any],
-    args: tuple[Any, ...],
-    *,
+    *args: Any,
+    variables: Any | None = None,
     name: str = "function",
     seed: int = 0,
     table_limit: int = 20_000,
@@ -32,7 +32,8 @@ def check_function(
 
     Args:
         function: a function that `delta_lift` takes.
-        args: its arguments.
+        args: its arguments, as `delta_lift` takes them.
+        variables: which parts of them are variables, as in `delta_lift`.
         name: what the checks are called.
         seed: seed of the directions.
         table_limit: largest number of scalars, counted over all variables of the lift, for which
@@ -43,18 +44,18 @@ def check_function(
         One check a comparison.
 
     Raises:
-        LiftError: the function has no delta lift.
+        LiftError: the function has no delta lift, or asks in Python for a traced value.
         ValueError: JAX cannot trace it.
 
     Example:
         >>> import jax.numpy as jnp
         >>> from klprojax.checks import check_function
         >>> f = lambda x: jnp.sum(jnp.sin(x) * x)
-        >>> all(check.holds for check in check_function(f, (jnp.asarray([0.3, 1.2]),)))
+        >>> all(check.holds for check in check_function(f, jnp.asarray([0.3, 1.2])))
         True
     """
     try:
-        lift = delta_lift(function, *args)
+        lift = delta_lift(function, *args, variables=variables)
     except LiftError:
         raise
     except Exception as error:

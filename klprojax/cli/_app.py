@@ -1,8 +1,9 @@
 """The ``klprojax`` program and its commands."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ._circuit import circuit_app
 from ._demo import demo_command
@@ -10,8 +11,23 @@ from ._infer import infer_command
 from ._train import train_command
 from ._verify import verify_command
 
+INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
+
+
+class _Program(TyperGroup):
+    """The commands; Ctrl-C ends each with a word on what is kept of a run."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            typer.echo("\n".join(["Interrupted.", *getattr(stop, "__notes__", ())]), err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="klprojax",
+    cls=_Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

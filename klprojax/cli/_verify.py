@@ -120,7 +120,7 @@ def _user_function(screen: Screen, spec: str, seed: int) -> list[Any]:
         return list(
             check_function(
                 function,
-                args,
+                *args,
                 name=spec,
                 seed=seed,
                 note=lambda text: screen.note(f"note: {text}"),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._outputs import log_output_slope
+from ._python_values import no_python_values
 
 
 class LayeredNetwork(eqx.Module):
@@ -118,6 +119,7 @@ class LayerMessages(eqx.Module):
     biases: tuple[Float[Array, " _"] | None, ...]
 
 
+@no_python_values("an activation, the loss or phi")
 def layer_messages(
     network: LayeredNetwork,
     x: Float[Array, "batch inputs"],

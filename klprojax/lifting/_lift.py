@@ -15,6 +15,7 @@ from ._arguments import Arguments
 from ._curvature import as_matrix_shape, curvature_sweep
 from ._error import LiftError
 from ._outputs import log_output_curvature, log_output_slope
+from ._python_values import no_python_values
 from ._results import Curvatures, Sensitivities, look_up
 from ._rules import lift_jaxpr
 from ._show import as_dot, as_networkx, as_table
@@ -290,8 +291,10 @@ def delta_lift(f: Callable[..., Any], *args: Any, variables: Any | None = None) 
         The lift; ask it for `sensitivities`.
 
     Raises:
-        LiftError: the output is no real scalar, an argument holds integers, an equation has side
-            effects, or messages must pass an equation that has no rule, e.g. a `while_loop`.
+        LiftError: the output is no real scalar, an argument holds integers, Python code asks for
+            the value of a traced number (`if x > 0`, `float(x)`; the line is named), an equation
+            has side effects, or messages must pass an equation that has no rule, e.g. a
+            `while_loop`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -307,9 +310,10 @@ def delta_lift(f: Callable[..., Any], *args: Any, variables: Any | None = None) 
     """
     arguments = Arguments(args, variables)
     leaves = arguments.leaves(args)
-    closed, shape = jax.make_jaxpr(
-        lambda *leaves: f(*arguments.rebuild(leaves)), return_shape=True
-    )(*leaves)
+    with no_python_values("the function"):
+        closed, shape = jax.make_jaxpr(
+            lambda *leaves: f(*arguments.rebuild(leaves)), return_shape=True
+        )(*leaves)
     outputs = jax.tree.leaves(shape)
     real = len(outputs) == 1 and jnp.issubdtype(outputs[0].dtype, jnp.floating)
     if not real or outputs[0].shape != ():

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Inexact
 
+from ._python_values import no_python_values
+
 
 class ExpOutput(eqx.Module):
     """The output factor `φ(z) = exp(α z)`, whose downward messages have slope `α ∇z`.
@@ -53,6 +55,7 @@ def exp_output(alpha: Any = 1.0) -> ExpOutput:
     return ExpOutput(alpha)
 
 
+@no_python_values("the output factor phi")
 def log_output_slope(phi: Callable[[Any], Any], z: Inexact[Array, ""]) -> Inexact[Array, ""]:
     """Return `s(z) = φ'(z) / φ(z)`, the slope of the seed message at the forward value.
 
@@ -64,6 +67,7 @@ def log_output_slope(phi: Callable[[Any], Any], z: Inexact[Array, ""]) -> Inexac
     Raises:
         ValueError: φ does not return a scalar, or (when z is known) φ(z) is not positive and finite
             or its slope is not finite. Inside `jit` the latter is an Equinox run-time error.
+        LiftError: φ asks in Python for the value of its argument.
     """
     if isinstance(phi, ExpOutput):
         return jnp.asarray(phi.alpha, z.dtype)
@@ -95,6 +99,7 @@ def log_output_slope(phi: Callable[[Any], Any], z: Inexact[Array, ""]) -> Inexac
     return slope
 
 
+@no_python_values("the output factor phi")
 def log_output_table(
     phi: Callable[[Any], Any], points: Inexact[Array, " points"]
 ) -> Inexact[Array, " points"]:
@@ -121,6 +126,7 @@ def log_output_table(
     return table
 
 
+@no_python_values("the output factor phi")
 def log_output_curvature(phi: Callable[[Any], Any], z: Inexact[Array, ""]) -> Inexact[Array, ""]:
     """Return `(log φ)''` at the forward value, the curvature of the seed message."""
     if isinstance(phi, ExpOutput):

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ._descent import descend
+from ._python_values import no_python_values
 
 
 class ActivationProjection(NamedTuple):
@@ -30,6 +31,7 @@ class ActivationProjection(NamedTuple):
     slope_a: Float[Array, " units"]
 
 
+@no_python_values("the activation")
 def project_activation(
     activation: Callable[[Any], Any],
     u: Float[Array, " units"],

@@ -13,8 +13,10 @@ from ._layered import LayeredNetwork, LayerMessages, assemble_layer_messages
 from ._outputs import log_output_slope
 from ._project_activation import project_activation
 from ._project_linear import project_linear_parameters
+from ._python_values import no_python_values
 
 
+@no_python_values("an activation, the loss or phi")
 def projection_messages(
     network: LayeredNetwork,
     x: Float[Array, "batch inputs"],

@@ -79,17 +79,16 @@ def iterate(
     space = LogTables() if space is None else space
     adjoint = UnrolledAdjoint() if adjoint is None else adjoint
     dtype = jnp.result_type(*jax.tree.leaves(start))
-    if tolerance is None:
-        tolerance = float(jnp.finfo(dtype).eps) ** (2 / 3)
+    rest = float(jnp.finfo(dtype).eps) ** (2 / 3) if tolerance is None else tolerance
     if not isinstance(adjoint, UnrolledAdjoint):
         start = jax.tree.map(_not_differentiated, start)
     point = space.point(start)
     # What a plain function closes over becomes an input of the loop, so derivatives reach it.
-    projections = tuple(
+    modules = tuple(
         p if isinstance(p, eqx.Module) else eqx.filter_closure_convert(p, point)
         for p in projections
     )
-    numbers, structure = eqx.partition((scheme, projections, space), eqx.is_inexact_array)
+    numbers, structure = eqx.partition((scheme, modules, space), eqx.is_inexact_array)
 
     def step(inputs: Any, carry: Any) -> tuple[Any, Any]:
         scheme, projections, space = eqx.combine(inputs, structure)
@@ -98,11 +97,11 @@ def iterate(
         change = space.distance(scheme.watched(space, old), scheme.watched(space, new))
         # The certificate steers the loop; no derivative passes through it.
         change = jax.lax.stop_gradient(change)
-        return (new, change), (change <= tolerance) & (tolerance > 0) | ~jnp.isfinite(change)
+        return (new, change), (change <= rest) & (rest > 0) | ~jnp.isfinite(change)
 
-    carry = (scheme.init(space, projections, point), jnp.full((), jnp.inf, dtype))
+    carry = (scheme.init(space, modules, point), jnp.full((), jnp.inf, dtype))
     (state, residual), steps = adjoint.loop(step, numbers, carry, max_steps)
-    converged = jnp.isfinite(residual) if tolerance == 0 else residual <= tolerance
+    converged = jnp.isfinite(residual) if rest == 0 else residual <= rest
     value = scheme.read(state)
     if throw:
         message = (

@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
+from types import CellType, FunctionType
 from typing import Any
 
 import equinox as eqx
@@ -22,20 +24,42 @@ _FORMAT = "klprojax-training-run"
 _FINGERPRINT_TOLERANCE = 1e-3
 
 
-def describe(thing: Any) -> Any:
-    """Settings as JSON: fields by name, arrays by hash, functions by what they are only."""
+def describe(thing: Any, above: tuple[Any, ...] = ()) -> Any:
+    """Settings as JSON: fields by name, arrays by hash, functions by what they hold.
+
+    Args:
+        thing: a step, a loss, or a part of one.
+        above: what it is a part of; a function may hold itself.
+    """
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
     if eqx.is_array(thing) or isinstance(thing, np.ndarray | np.generic):
         return digest(thing)
+    if any(thing is part for part in above):
+        return "itself"
+    above = (*above, thing)
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        fields = {f.name: describe(getattr(thing, f.name, None)) for f in dataclasses.fields(thing)}
-        return [type(thing).__name__, fields]
+        fields = {f.name: getattr(thing, f.name, None) for f in dataclasses.fields(thing)}
+        return [type(thing).__name__, describe(fields, above)]
     if isinstance(thing, tuple | list):
-        return [type(thing).__name__, [describe(part) for part in thing]]
+        return [type(thing).__name__, [describe(part, above) for part in thing]]
     if isinstance(thing, dict):
-        return {str(key): describe(value) for key, value in thing.items()}
+        return {str(key): describe(value, above) for key, value in thing.items()}
+    if isinstance(thing, partial):
+        return ["function", describe((thing.func, thing.args, thing.keywords), above)]
+    if isinstance(thing, FunctionType):  # a schedule keeps its numbers in its closure
+        cells = [cell.cell_contents for cell in thing.__closure__ or () if _is_set(cell)]
+        held = [*cells, *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+        return ["function", [describe(part, above) for part in held]]
     return "function" if callable(thing) else type(thing).__name__
+
+
+def _is_set(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 def digest(tree: PyTree) -> str:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..lifting._python_values import no_python_values
 from ._batches import Batches
 from ._inputs import check_data, check_model, label_classes, to_arrays
 from ._outputs import CrossEntropy
@@ -58,7 +59,18 @@ def evaluate(
 
 
 def find_loss(loss: Callable[[Any, Any], Array] | None) -> Callable[[Any, Any], Array]:
-    """The loss given, or the default one."""
+    """The loss given, or the default one.
+
+    Raises:
+        ValueError: something that cannot be called with outputs and targets.
+    """
+    if isinstance(loss, type):
+        raise ValueError(f"loss is the class {loss.__name__}; give one of it, {loss.__name__}().")
+    if loss is not None and not callable(loss):
+        raise ValueError(
+            f"loss is {loss!r}; expected an output factor, SquaredError() for example, or a "
+            "function of outputs and targets that gives one number a row."
+        )
     return CrossEntropy() if loss is None else loss
 
 
@@ -128,7 +140,8 @@ def find_metric(
             return accuracy
         return None if not hasattr(y, "shape") or not _comparable(outputs, y) else accuracy
     few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), y)
-    shape = getattr(eqx.filter_eval_shape(metric, outputs, few), "shape", None)
+    with no_python_values("the metric"):
+        shape = getattr(eqx.filter_eval_shape(metric, outputs, few), "shape", None)
     if shape != (2,):
         raise ValueError(
             f"The metric must give one number a row; for 2 rows it gave shape {shape}."

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._interrupted import says_what_is_kept
 from .._store import check_writable
 from . import _checkpoint
 from ._batches import Batches
@@ -67,7 +68,9 @@ def fit(
             metric (the earliest of equals).
         checkpoint: a file written whole or not at all every `checkpoint_every` epochs and at the
             end. If it exists the run goes on from it, and ends with the same numbers, bit for
-            bit, as an uninterrupted one on the same machine and devices.
+            bit, as an uninterrupted one on the same machine and devices. `epochs`, `max_updates`
+            and `patience` may have changed: a longer run goes on where a shorter one ended.
+            Ctrl-C leaves a note on the `KeyboardInterrupt` that says what is kept.
         checkpoint_every: epochs between checkpoints.
         max_updates: stop after that many updates.
         evaluate_every: updates between entries of the history; one epoch if None.
@@ -109,6 +112,12 @@ def fit(
     ):
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}.")
+    if not isinstance(step, AbstractStep):
+        name = step.__name__ if isinstance(step, type) else type(step).__name__
+        raise ValueError(
+            f"step is {'the class' if isinstance(step, type) else 'of type'} {name}; expected a "
+            "step, GradientStep(optax.adam(1e-3)) or ProjectionStep() for example."
+        )
     if select not in ("loss", "metric"):
         raise ValueError(f"select is {select!r}; expected 'loss' or 'metric'.")
     if patience is not None and validation is None:
@@ -168,6 +177,7 @@ class _At:
     loss_rows: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     past: dict[int, PyTree] = field(default_factory=dict)
+    kept: int | None = None  # the update that the checkpoint is of
 
     NUMBERS = (
         "best_value", "best_update", "update", "waited", "seconds", "loss_sum", "loss_rows",
@@ -200,6 +210,14 @@ class _Run:
         began = time.perf_counter()
         model = self.where.put_arrays(model)
         at = _At(model, self.where.put_arrays(_strong(self.step.init(model))), model)
+
+        def kept() -> str | None:
+            return None if at.kept is None else f"update {at.kept} of {self.total}"
+
+        with says_what_is_kept(self.checkpoint, kept):
+            return self._go(at, show, slices, began)
+
+    def _go(self, at: _At, show: Callable[..., None], slices: bool, began: float) -> FitResult:
         longest = self._longest()
         first_update = self._warm_up(at, longest)
         identity = None
@@ -391,6 +409,7 @@ class _Run:
         _checkpoint.save(
             self.checkpoint, identity, {**numbers, "past": list(at.past)}, self._trees(at)
         )
+        at.kept = at.update
 
     def _resume(self, at: _At, identity: dict[str, Any]) -> None:
         assert self.checkpoint is not None
@@ -418,6 +437,7 @@ class _Run:
         at.past = {
             u: put(_checkpoint.fill(self.checkpoint, arrays, f"past_{u}", weights)) for u in past
         }
+        at.kept = at.update
 
 
 @eqx.filter_jit

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
-from ._step import AbstractStep, StepInfo, weighted_mean
+from ._step import AbstractStep, StepInfo, weighted_mean, without_padding
 
 
 class GradientStep(AbstractStep):
@@ -62,6 +62,7 @@ class GradientStep(AbstractStep):
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """Take a model and its state to the next ones; see `AbstractStep.update`."""
         params, rest = eqx.partition(model, eqx.is_inexact_array)
+        y = without_padding(y, weights)
 
         def mean_loss(params: PyTree) -> Array:
             outputs = jax.vmap(eqx.combine(params, rest))(x)

@@ -9,6 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..lifting import LiftError
+from ..lifting._python_values import no_python_values
+from ._outputs import AbstractOutputFactor
+
 
 def check_data(name: str, data: Any) -> int:
     """Return the number of rows of a pair (x, y).
@@ -85,20 +89,26 @@ def check_model(
     """Return the shapes of the model's outputs for two rows.
 
     Raises:
-        ValueError: the model does not take the rows of x, its outputs do not fit the targets, or
-            a label is no class.
+        ValueError: the model does not take the rows of x, its outputs do not fit the targets, a
+            label is no class, or the loss is not for such targets.
     """
     # Two rows: one would broadcast against anything.
     few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), (x, y))
     shapes = [_shapes(part) for part in few]
     try:
-        outputs = eqx.filter_eval_shape(lambda x: jax.vmap(model)(x), few[0])
+        with no_python_values("the model"):
+            outputs = eqx.filter_eval_shape(lambda x: jax.vmap(model)(x), few[0])
+    except LiftError:
+        raise
     except Exception as error:
         raise ValueError(
             f"The model does not take rows of {name} x, of shape {shapes[0]}: {_line(error)}"
         ) from error
     try:
-        values = eqx.filter_eval_shape(loss, outputs, few[1])
+        with no_python_values("the loss"):
+            values = eqx.filter_eval_shape(loss, outputs, few[1])
+    except LiftError:
+        raise
     except Exception as error:
         raise ValueError(
             f"The loss does not take model outputs of shape {_shapes(outputs)} with rows of "
@@ -121,6 +131,10 @@ def check_model(
                 f"{name} y holds {label} in row {row}, but the model has {classes} outputs: labels "
                 f"are 0 to {classes - 1}."
             )
+    if isinstance(loss, AbstractOutputFactor):
+        rows = jax.tree.leaves(x)[0].shape[:1]
+        whole = jax.tree.map(lambda o: jax.ShapeDtypeStruct(rows + o.shape[1:], o.dtype), outputs)
+        loss.check(whole, y, f"{name} y")
     return outputs
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from .local import cross_entropy_proximal
@@ -49,18 +51,32 @@ class AbstractOutputFactor(eqx.Module):
         moved = self.proximal(outputs, targets, precision) - outputs
         return jnp.asarray(precision, outputs.dtype) * moved
 
+    def check(self, outputs: Any, targets: Any, name: str = "targets") -> None:
+        """Refuse targets whose numbers the factor is not for; traced ones pass.
+
+        Args:
+            outputs: outputs of as many rows, or anything of their shape.
+            targets: as in a call.
+            name: what an error calls them.
+
+        Raises:
+            ValueError: the numbers of some row do not fit.
+        """
+
 
 class CrossEntropy(AbstractOutputFactor):
     """`C(x, y) = logsumexp(x) - Σ_k y_k x_k` over the last axis, in nats.
 
     Targets are class numbers `[batch, ...]` (integers) or distributions `[batch, ..., classes]`.
-    Positions between the batch and the classes, if any, are summed.
+    Positions between the batch and the classes, if any, are summed. Known targets are checked;
+    within `jit` the loss of a number that is no class is infinite.
     """
 
     def __call__(self, outputs, targets):
         """Cross-entropy of every row."""
         probs = self.distributions(outputs, targets)
         losses = jax.nn.logsumexp(outputs, axis=-1) - jnp.sum(probs * outputs, axis=-1)
+        losses = _infinite_off_classes(losses, targets, outputs.shape[-1])
         return jnp.sum(losses.reshape(len(outputs), -1), axis=-1)
 
     def proximal(self, outputs, targets, precision):
@@ -83,6 +99,7 @@ class CrossEntropy(AbstractOutputFactor):
         Raises:
             ValueError: targets that fit neither form.
         """
+        self.check(outputs, targets)
         targets = jnp.asarray(targets)
         if jnp.issubdtype(targets.dtype, jnp.integer) and targets.shape == outputs.shape[:-1]:
             return jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
@@ -93,6 +110,34 @@ class CrossEntropy(AbstractOutputFactor):
                 f"(integers) or distributions {outputs.shape} (real)."
             )
         return targets.astype(outputs.dtype)
+
+    def check(self, outputs, targets, name="targets"):
+        """Class numbers are classes; distributions are at least 0 and sum to 1."""
+        if isinstance(targets, Tracer):
+            return
+        table = np.asarray(targets)
+        if table.shape == outputs.shape[:-1]:
+            _check_classes("CrossEntropy", outputs, table, name)
+        if table.shape != outputs.shape or not jnp.issubdtype(table.dtype, jnp.floating):
+            return
+        # Printed tables, and numbers of half precision, miss 1 by rounding.
+        tolerance = max(1e-3, float(jnp.finfo(table.dtype).eps)) * 1.001
+        table = table.astype(np.float64).reshape(len(table), -1, table.shape[-1])
+        with np.errstate(invalid="ignore"):
+            good = (table >= 0).all(-1) & (np.abs(table.sum(-1) - 1) <= tolerance)
+        if not good.all():
+            row, place = np.argwhere(~good)[0]
+            found, least = table[row, place], table[row, place].min()
+            what = (
+                f"the entry {least:.6g}" if not least >= 0 else f"entries of sum {found.sum():.6g}"
+            )
+            raise ValueError(
+                f"CrossEntropy, the loss unless another is given, takes real {name} for "
+                f"distributions over the {table.shape[-1]} outputs, entries of at least 0 that sum "
+                f"to 1; row {row} has {what}. For real numbers to be met give "
+                "loss=SquaredError() or a function loss(outputs, y) of your own; for classes give "
+                "integers."
+            )
 
 
 class SquaredError(AbstractOutputFactor):
@@ -140,7 +185,8 @@ class Margin(AbstractOutputFactor):
 
     def __call__(self, outputs, targets):
         """Half the squared distance of every row to the set."""
-        return jnp.sum(jnp.square(outputs - self.nearest(outputs, targets)), axis=-1) / 2
+        losses = jnp.sum(jnp.square(outputs - self.nearest(outputs, targets)), axis=-1) / 2
+        return _infinite_off_classes(losses, targets, outputs.shape[-1])
 
     def proximal(self, outputs, targets, precision):
         """Part of the way to the set: the weighted mean with its nearest point."""
@@ -158,6 +204,7 @@ class Margin(AbstractOutputFactor):
         Raises:
             ValueError: targets that are not class numbers of the rows.
         """
+        self.check(outputs, targets)
         targets = jnp.asarray(targets)
         if targets.shape != outputs.shape[:-1] or not jnp.issubdtype(targets.dtype, jnp.integer):
             raise ValueError(
@@ -169,3 +216,32 @@ class Margin(AbstractOutputFactor):
         return jnp.where(
             right, jnp.maximum(outputs, least), jnp.minimum(outputs, jnp.zeros_like(outputs))
         )
+
+    def check(self, outputs, targets, name="targets"):
+        """Class numbers are classes."""
+        if not isinstance(targets, Tracer) and np.shape(targets) == outputs.shape[:-1]:
+            _check_classes("Margin", outputs, np.asarray(targets), name)
+
+
+def _check_classes(factor: str, outputs: Any, labels: np.ndarray, name: str) -> None:
+    classes = outputs.shape[-1]
+    bad = (labels < 0) | (labels >= classes)
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or not bad.any():
+        return
+    row = int(np.argmax(bad.reshape(len(bad), -1).any(1)))
+    label = labels[row][bad[row]].reshape(-1)[0]
+    advice = "the model needs one output a class"
+    if classes == 1:
+        advice += ", two for two classes; a single logit needs a loss of your own"
+    raise ValueError(
+        f"{factor} got the class number {label} in row {row} of {name}; for {classes} output(s) "
+        f"class numbers are 0 to {classes - 1}: {advice}."
+    )
+
+
+def _infinite_off_classes(losses: Array, targets: Any, classes: int) -> Array:
+    """Class numbers that no output stands for have probability 0."""
+    if not isinstance(targets, Tracer) or not jnp.issubdtype(targets.dtype, jnp.integer):
+        return losses
+    last = min(classes - 1, jnp.iinfo(targets.dtype).max)
+    return jnp.where((targets >= 0) & (targets <= last), losses, jnp.full_like(losses, jnp.inf))

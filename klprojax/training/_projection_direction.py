@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
 from ._gradient_step import layer_norms
-from ._step import AbstractStep, StepInfo, weighted_mean
+from ._step import AbstractStep, StepInfo, weighted_mean, without_padding
 from .network import LiftedNetwork, Precisions, trace_network
 
 
@@ -50,6 +50,7 @@ def projection_slopes(
     Reference: Theorem 3.3 and Corollary 3.4.
     """
     graph, parameters = trace_network(model, x)
+    y = without_padding(y, weights)
     stiff = 1 / jnp.asarray(ratio, weights.dtype)
     base = Precisions() if precisions is None else precisions
     scaled = Precisions(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
 from ._gradient_step import layer_norms
-from ._step import AbstractStep, StepInfo, weighted_mean
+from ._step import AbstractStep, StepInfo, weighted_mean, without_padding
 from .network import LiftedNetwork, Precisions, trace_network
 from .schemes import AbstractNetworkScheme, CyclicProjections
 from .schemes._splitting import as_network_scheme
@@ -60,6 +60,14 @@ class ProjectionStep(AbstractStep):
     def __check_init__(self):
         if self.iterations < 1:
             raise ValueError(f"iterations is {self.iterations}; expected at least 1.")
+        for name, value, kind, example in (
+            ("scheme", self.scheme, AbstractNetworkScheme, "CyclicProjections()"),
+            ("precisions", self.precisions, Precisions, "Precisions(output=0.2)"),
+        ):
+            if not isinstance(value, kind):
+                raise ValueError(
+                    f"{name} is {value!r}; expected an instance, {example} for example."
+                )
 
     @classmethod
     def decaying(cls, updates: int) -> "ProjectionStep":
@@ -81,7 +89,11 @@ class ProjectionStep(AbstractStep):
         arrays, static = eqx.partition(model, eqx.is_inexact_array)
         last, count = state
         moved, before, stats = self.displacement(model, x, y, weights, loss)
-        relaxation = self.relaxation(count) if callable(self.relaxation) else self.relaxation
+        relaxation = self.relaxation
+        if callable(relaxation):
+            # Optax mixes dtypes inside; strict promotion, if set, is for the rest.
+            with jax.numpy_dtype_promotion("standard"):
+                relaxation = relaxation(count)
 
         def move(shift: Array, last: Array) -> Array:
             return jnp.asarray(self.inertia, shift.dtype) * last + (
@@ -111,6 +123,7 @@ class ProjectionStep(AbstractStep):
             (largest relative change in the last iteration) and `iterations`.
         """
         graph, parameters = trace_network(model, x)
+        y = without_padding(y, weights)
         network = LiftedNetwork(graph, x, y, weights, loss, self.precisions, self.consensus)
         start = self.scheme.start(network, parameters)
         before = weighted_mean(loss(network.outputs(parameters), y), weights)

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 
@@ -63,3 +65,14 @@ def weighted_mean(values: Float[Array, " batch"], weights: Float[Array, " batch"
     # 0 * inf would be NaN, so padding is replaced before it is weighted.
     values = jnp.where(weights > 0, values, jnp.zeros_like(values))
     return jnp.sum(weights * values) / jnp.sum(weights)
+
+
+def without_padding(targets: PyTree, weights: Float[Array, " batch"]) -> PyTree:
+    """Known targets, the rows of weight 0, which may hold anything, replaced by one that counts.
+
+    Losses check the targets that they know; those of padding are none.
+    """
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((targets, weights))):
+        return targets
+    rows = jnp.where(weights > 0, jnp.arange(len(weights)), jnp.argmax(weights > 0))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], targets)

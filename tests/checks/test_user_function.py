@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from klprojax.checks import check_function
-from klprojax.lifting import LiftError
+from klprojax.lifting import LiftError, delta_lift, exp_output
 
 
 def run(function, *args, **options):
     notes = []
-    checks = list(check_function(function, args, note=notes.append, **options))
+    checks = list(check_function(function, *args, note=notes.append, **options))
     return {check.name.removeprefix("function: "): check for check in checks}, notes
 
 
@@ -70,6 +70,23 @@ def test_arguments_that_are_no_variables():
     assert all(check.holds for check in checks.values())
 
 
+def test_arguments_are_those_of_delta_lift():
+    w, x = jnp.asarray([[0.5, -1.0]]), jnp.asarray([0.3, 1.2])
+    f = lambda w, x, n: jnp.sum(jnp.tanh(w @ x)) ** n  # noqa: E731
+    lift = delta_lift(f, w, x, 2, variables=(True, False, False))
+    slopes = lift.sensitivities(exp_output(1.0)).inputs
+    assert slopes[1] is None
+    checks = {
+        check.name: check
+        for check in check_function(f, w, x, 2, variables=(True, False, False), name="f")
+    }
+    assert list(checks) == ["f: tables", "f: differences", "f: gradient"]
+    assert all(check.holds for check in checks.values())
+    # One argument that is a tuple is one argument.
+    pair = lambda wx: jnp.sum(jnp.tanh(wx[0] @ wx[1]))  # noqa: E731
+    assert all(check.holds for check in check_function(pair, (w, x), table_limit=0))
+
+
 def test_complex_arguments():
     def f(z):
         return jnp.sum(jnp.real(z * z) + jnp.imag(z))
@@ -98,7 +115,7 @@ def test_functions_without_a_gradient():
         run(f, jnp.asarray(2.0))
     with pytest.raises(LiftError, match="must return one real scalar"):
         run(lambda x: x, jnp.ones(2))
-    with pytest.raises(ValueError, match="function cannot be traced: TracerBoolConversionError"):
+    with pytest.raises(LiftError, match=r"^test_user_function\.py:\d+: the function asks in Pyt"):
         run(lambda x: x if x > 0 else -x, jnp.asarray(2.0))
     with pytest.raises(ValueError, match="g cannot be traced: TypeError"):
         run(lambda x, y: x * y, jnp.asarray(2.0), name="g")

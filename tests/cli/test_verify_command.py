@@ -217,7 +217,10 @@ def test_a_function_with_a_wrong_rule_is_status_1(folder):
     ("spec", "message"),
     [
         ("json.py:looping", "equation 0 (while): messages must pass down"),
-        ("json.py:branching", "json.py:branching cannot be traced: TracerBoolConversionError"),
+        (
+            "json.py:branching",
+            "the function asks in Python for the value of a traced",
+        ),
         ("json.py:listed", "listed_args gives a list; it must be a tuple of arguments, (x,) for"),
         ("json.py:failing", "failing_args() failed: ZeroDivisionError: division by zero"),
         ("broken_to_verify.py:f", "cannot import broken_to_verify.py: SystemExit"),

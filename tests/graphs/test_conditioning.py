@@ -88,6 +88,43 @@ def test_impossible_states_spread_along_the_graph():
         np.testing.assert_array_equal(got, wanted)
 
 
+def test_states_go_until_every_factor_agrees():
+    # Four numbers of five that fall along a chain. Each factor learns from the one behind it, so a
+    # pass over the factors, in their order, leaves states that only a third one removes.
+    falls = np.tril(np.ones((5, 5), bool), -1)
+    rng = np.random.default_rng(6)
+    scopes = ((0, 1), (1, 2), (2, 3))
+    tables = [np.where(falls, rng.normal(size=(5, 5)), -np.inf) for _ in scopes]
+    model = {"cardinalities": [5] * 4, "scopes": scopes, "log_tables": tables}
+    known = enumerate_exact(**model)
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2)):
+        reduced = condition(
+            DiscreteModel(
+                (5,) * 4, tuple(scopes[f] for f in order), tuple(tables[f] for f in order)
+            )
+        )
+        # On a tree the states that are left are those of positive probability.
+        for possible, marginal in zip(reduced.states, known.marginals, strict=True):
+            np.testing.assert_array_equal(possible, np.asarray(marginal) > 0)
+        assert reduced.model.cardinalities == (2, 2, 2, 2)
+        small = reduced.model
+        found = enumerate_exact(small.cardinalities, small.scopes, small.log_tables)
+        # The same terms in the same sums: a few roundings of 2e-16.
+        np.testing.assert_allclose(found.log_partition, known.log_partition, rtol=1e-13)
+        for got, wanted in zip(reduced.expand(found.marginals), known.marginals, strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-13)
+    # An observation at one end decides all the others, one factor after another.
+    chained = condition(discrete(model), {3: 1})
+    assert chained.kept == ()
+    assert [int(np.flatnonzero(states)[0]) for states in chained.states] == [4, 3, 2, 1]
+    assert chained.model.log_tables[0] == pytest.approx(
+        tables[0][4, 3] + tables[1][3, 2] + tables[2][2, 1], rel=1e-15
+    )
+    # What no factor sees alone: no four numbers fall from a second of at most 1.
+    with pytest.raises(ContradictionError, match="The evidence has probability zero"):
+        condition(discrete(model), {1: 1})
+
+
 def test_states_can_be_impossible_without_evidence():
     model = DiscreteModel(
         (3, 2),

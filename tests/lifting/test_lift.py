@@ -1,5 +1,7 @@
 """The lifted graph itself: structure, addressing, output factors, transformations, errors."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -367,6 +369,55 @@ def test_output_that_is_no_scalar():
         delta_lift(lambda x: (jnp.sum(x), jnp.sum(x)), jnp.ones(3))
     with pytest.raises(LiftError, match="must return one real scalar"):
         delta_lift(lambda x: jnp.sum(x.astype(int)), jnp.ones(3))
+
+
+def signed(x):
+    if x > 0:
+        return x
+    return -x
+
+
+ASKING = {  # what asks for the number, the advice
+    "branch": (lambda x: signed(x), "TracerBoolConversionError.*jnp.where or lax.cond"),
+    "maximum": (lambda x: max(x, 0.0), "jnp.maximum"),
+    "float": (lambda x: x * float(x), r"ConcretizationTypeError.*in place of float\(\)"),
+    "math": (lambda x: math.sqrt(x), "ConcretizationTypeError.*and math"),
+    "numpy": (lambda x: np.sin(x), "TracerArrayConversionError.*jax.numpy in place of numpy's"),
+    "numpy array": (lambda x: np.zeros(2).__setitem__(0, x), "ConcretizationTypeError"),
+    "mask": (lambda x: jnp.sum(x[x > 0]), r"NonConcreteBoolean.*jnp.where\(mask, x, 0\)"),
+    "list": (lambda x: [1.0, 2.0][x.astype(int)], "TracerIntegerConv.*jnp.asarray of a list"),
+    "shape": (lambda x: jnp.sum(jnp.ones(4)[: x.astype(int)]), "IndexError.*known Python integ"),
+    "format": (lambda x: x * len(f"{x:.3f}"), "TypeError"),
+    "key": (lambda x: {1.0: x}[x], "TypeError"),
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_python_that_asks_for_a_number_is_named_with_its_line(name):
+    f, advice = ASKING[name]
+    place = r"^test_lift\.py:\d+: the function asks in Python for the value of a traced number"
+    with pytest.raises(LiftError, match=f"{place}.*{advice}") as caught:
+        delta_lift(f, jnp.asarray(1.0))
+    line = (signed if name == "branch" else f).__code__.co_firstlineno + (name == "branch")
+    assert caught.value.equation == f"test_lift.py:{line}"
+    assert caught.value.__cause__ is not None
+    if name == "branch":
+        assert "`if x > 0:`" in str(caught.value)
+        for inside in (jax.jit, jax.jacfwd):
+            with pytest.raises(LiftError, match=place):
+                inside(lambda x: delta_lift(f, x).sensitivities(exp_output(1.0)).inputs[0])(1.0)
+        with pytest.raises(LiftError, match=r"test_lift\.py:\d+: the output factor phi asks"):
+            delta_lift(jnp.sin, 1.0).sensitivities(lambda z: math.exp(z))
+
+
+def test_errors_of_the_function_itself_stay_what_they_are():
+    def wrong(x):
+        raise TypeError("of my own")
+
+    with pytest.raises(TypeError, match="of my own"):
+        delta_lift(wrong, 1.0)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        delta_lift(lambda x: x + None, 1.0)
 
 
 def test_integer_inputs():

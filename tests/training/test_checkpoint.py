@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -14,7 +15,7 @@ import pytest
 
 from klprojax import ModelFileError
 from klprojax.graphs._files._archive import read_arrays, write_arrays
-from klprojax.training import AbstractStep, GradientStep, fit
+from klprojax.training import AbstractStep, CrossEntropy, GradientStep, ProjectionStep, fit
 from klprojax.training._checkpoint import _FORMAT as FORMAT
 from klprojax.training._checkpoint import describe, digest
 
@@ -147,7 +148,8 @@ def checkpoint(tmp_path_factory):
         ({"select": "metric"}, "select"),
         ({"metric": None}, "metric"),
         ({"windows": (1,)}, "windows"),
-        ({"step": GradientStep(optax.adam(0.02))}, "the first update"),
+        ({"step": GradientStep(optax.adam(0.02))}, "step"),
+        ({"step": GradientStep(optax.adam(0.01, b2=0.99))}, "step"),
         ({"step": GradientStep(optax.sgd(0.01))}, "step|first update"),
         ({"loss": lambda outputs, y: 2 * cross_entropy(outputs, y)}, "the first update"),
     ],
@@ -188,6 +190,65 @@ def test_patience_has_run_out_after_a_restart_too(tmp_path):
     assert again.stopped_early
     assert again.updates == first.updates < 240
     assert again.history == first.history
+
+
+def test_more_patience_goes_on(tmp_path):
+    path = tmp_path / "run.npz"
+    settings = {"epochs": 12, "step": GradientStep(optax.adam(0.1))}
+    stopped = run(path, patience=1, **settings)
+    assert stopped.stopped_early
+    longer, whole = run(path, patience=3, **settings), run(None, patience=3, **settings)
+    assert stopped.updates < longer.updates == whole.updates
+    np.testing.assert_array_equal(weights_of(longer.model), weights_of(whole.model))
+    assert [e["validation_loss"] for e in longer.history] == [
+        e["validation_loss"] for e in whole.history
+    ]
+
+
+def test_another_schedule_is_another_run(tmp_path):
+    # The first update, at the schedule's start, is the same.
+    path = tmp_path / "run.npz"
+    for make in (
+        lambda updates: GradientStep(optax.sgd(optax.cosine_decay_schedule(0.1, updates))),
+        lambda updates: ProjectionStep.decaying(updates),
+    ):
+        settings = {"epochs": 1, "loss": CrossEntropy()}
+        run(path, step=make(8), **settings)
+        with pytest.raises(ValueError, match="of another run; it differs in step"):
+            run(path, step=make(16), **settings)
+        path.unlink()
+
+
+def test_ctrl_c_says_what_is_kept(tmp_path):
+    path = tmp_path / "run.npz"
+
+    def stop(update):
+        def on_evaluate(entry):
+            if entry["update"] == update:
+                raise KeyboardInterrupt
+
+        return {"on_evaluate": on_evaluate, "epochs": 4, "checkpoint_every": 2, "metric": None}
+
+    def notes(checkpoint, update):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            run(checkpoint, **stop(update))
+        return caught.value.__notes__
+
+    assert notes(None, 8) == [
+        "Nothing is kept of the run: it has no checkpoint. Give one, and the same call or command "
+        "goes on from it."
+    ]
+    assert notes(path, 4) == [f"Nothing is kept of the run: {path} had not been written yet."]
+    # Checkpoints are of updates 8 and 16, evaluations of every fourth.
+    kept = f"Kept in {path}: update 8 of 16. The same call or command goes on from there."
+    assert notes(path, 12) == [kept]
+    assert notes(path, 12) == [kept]
+    resumed = []
+    again = run(path, **{**stop(99), "on_evaluate": resumed.append})
+    assert [entry["update"] for entry in resumed] == [12, 16]
+    np.testing.assert_array_equal(
+        weights_of(again.model), weights_of(run(None, epochs=4, metric=None).model)
+    )
 
 
 @pytest.mark.parametrize("cut", [0, 10, 0.5, 0.99])
@@ -269,6 +330,14 @@ def test_settings_are_described_without_code():
     assert settings() == settings(function=jnp.cos)
     assert settings() != settings(rate=0.2)
     assert settings() != settings(table=1.5)
+
+    # What a function holds is compared, what it is called with is not.
+    def recursive(rate):
+        return lambda count: rate if count else recursive(rate)
+
+    assert describe(recursive(0.1)) == describe(recursive(0.1)) != describe(recursive(0.2))
+    assert describe(partial(recursive, 0.1)) != describe(partial(recursive, 0.2))
+    assert describe(lambda count, rate=0.1: rate) != describe(lambda count, rate=0.2: rate)
     assert describe({"a": [True, object()]}) == {"a": ["list", [True, "object"]]}
 
 

@@ -3,11 +3,22 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
 
-from klprojax.training import AbstractStep, FitResult, GradientStep, StepInfo, evaluate, fit
+from klprojax.training import (
+    AbstractStep,
+    CrossEntropy,
+    FitResult,
+    GradientStep,
+    ProjectionStep,
+    SquaredError,
+    StepInfo,
+    evaluate,
+    fit,
+)
 from klprojax.training._memory import update_memory
 
 from ._runs import blobs, cross_entropy, network, squared, weights_of
@@ -462,11 +473,79 @@ def start(**changes):
             r"The loss does not take model outputs of shape \(3,\) with rows of train y",
         ),
         ({"loss": lambda outputs, y: outputs.mean()}, r"one number a row; .* it gave shape \(\)"),
+        ({"loss": SquaredError}, r"loss is the class SquaredError; give one of it, SquaredError"),
+        (
+            {"step": ProjectionStep()},
+            "loss is cross_entropy, which has no projection; .*Margin",
+        ),
+        ({"model": lambda x: x if x[0] > 0 else -x}, r"test_fit.py:\d+: the model asks in Python"),
+        ({"loss": lambda outputs, y: abs(float(y[0]))}, r"test_fit.py:\d+: the loss asks in Pyt"),
+        ({"metric": lambda outputs, y: np.cos(outputs[0])}, r"fit.py:\d+: the metric asks in Pyt"),
     ],
 )
 def test_errors_name_the_place(changes, message):
     with pytest.raises(ValueError, match=message):
         start(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": optax.adam(0.1)}, r"step is of type GradientTransf.*expected a step, GradientSt"),
+        ({"step": GradientStep}, "step is the class GradientStep; expected a step"),
+        ({"loss": "mse"}, r"loss is 'mse'; expected an output factor, SquaredError\(\) for"),
+    ],
+)
+def test_things_of_another_kind_are_named(changes, message, monkeypatch):
+    # As without the tests' own checks of types, which would come first.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=message):
+        start(**changes)
+
+
+REAL = np.random.default_rng(8).normal(size=(53, 3)) * 3
+SHARES = np.random.default_rng(9).dirichlet([1.0, 2.0, 0.5], 53)
+ONE_OFF = np.where(np.arange(53)[:, None] == 40, 1.1 * SHARES, SHARES)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (REAL, r"takes real {} y for distributions .* row 0 has the entry -.*SquaredError\(\)"),
+        (np.abs(REAL), r"row 0 has entries of sum \d.*function loss\(outputs, y\) of your own"),
+        (ONE_OFF, r"row 40 has entries of sum 1\.1\."),
+    ],
+)
+def test_real_targets_are_not_taken_for_distributions(targets, kind, message):
+    rows, good = TRAIN[0], (TRAIN[0], SHARES)
+    wrong = (kind(rows), kind(targets))
+    for step in (GradientStep(optax.sgd(0.1)), ProjectionStep()):
+        for loss in (None, CrossEntropy()):
+            with pytest.raises(ValueError, match=message.format("train")):
+                start(train=wrong, validation=None, loss=loss, step=step)
+    with pytest.raises(ValueError, match=message.format("validation")):
+        start(train=good, validation=wrong, loss=None)
+    with pytest.raises(ValueError, match=message.format("data")):
+        evaluate(network(), wrong)
+    with pytest.raises(ValueError, match=message.format("train")):
+        start(train=wrong, validation=None, loss=None, devices=jax.local_devices())
+
+
+def test_distributions_and_real_targets_have_their_losses():
+    shares = SHARES.astype(np.float32)  # sums are off by rounding
+    printed = np.round(SHARES, 4)  # and here by 1.5e-4
+    for targets in (SHARES, shares, printed):
+        found = evaluate(network(), (TRAIN[0], targets)).loss
+        outputs = np.asarray(jax.vmap(network())(jnp.asarray(TRAIN[0])))
+        wanted = np.mean(np.log(np.exp(outputs).sum(1)) - (outputs * targets).sum(1))
+        assert found == pytest.approx(wanted, rel=1e-12)  # the same sums
+        assert found > 0
+    assert evaluate(network(), (TRAIN[0], REAL), loss=SquaredError()).loss > 0
+    # One output a row is no class of two.
+    model = eqx.nn.Linear(2, 1, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"class number 1 in row .*; a single logit needs a"):
+        fit(model, GradientStep(optax.sgd(0.1)), (TRAIN[0], TRAIN[1] % 2), epochs=1)
 
 
 def test_a_label_of_several_that_is_no_class_is_named():

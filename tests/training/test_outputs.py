@@ -160,6 +160,52 @@ def test_targets_that_do_not_fit_are_errors(factor, targets, message):
         factor.proximal(outputs(), targets, 1.0)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize(
+    ("factor", "targets", "message"),
+    [
+        (CrossEntropy(), [0, 3], r"class number 3 in row 1 of targets; for 3 output.s. .* 0 to 2"),
+        (CrossEntropy(), [-1, 0], "CrossEntropy got the class number -1 in row 0"),
+        (CrossEntropy(), [[0.5, 0.5, 0.0], [0.4, 0.4, 0.4]], r"row 1 has entries of sum 1.2\."),
+        (CrossEntropy(), [[1.5, -0.5, 0.0], [1.0, 0.0, 0.0]], r"row 0 has the entry -0.5\."),
+        (CrossEntropy(), [[np.nan, 0.5, 0.5], [1.0, 0.0, 0.0]], r"row 0 has the entry nan\."),
+        (Margin(), [1, -2], "Margin got the class number -2 in row 1"),
+    ],
+)
+def test_known_targets_are_checked_whatever_their_kind(factor, targets, message, kind):
+    for use in (
+        lambda: factor(outputs(), kind(targets)),
+        lambda: factor.proximal(outputs(), kind(targets), 1.0),
+        lambda: factor.slope(outputs(), kind(targets), 1.0),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
+@pytest.mark.parametrize("factor", [CrossEntropy(), Margin()])
+def test_a_traced_number_that_is_no_class_has_probability_zero(factor):
+    labels = jnp.asarray([2, 3, -1, 0])
+    x = jnp.concatenate([outputs(), outputs()])
+
+    def total(x):
+        losses = jax.jit(factor)(x, labels)
+        return jnp.sum(jnp.where(jnp.isfinite(losses), losses, 0)), losses
+
+    slopes, losses = jax.grad(total, has_aux=True)(x)
+    np.testing.assert_array_equal(np.isposinf(losses), [False, True, True, False])
+    np.testing.assert_allclose(losses[::3], factor(x[::3], labels[::3]), rtol=1e-15)
+    assert bool(jnp.isfinite(slopes).all())
+    # Labels of a type that cannot hold the number of classes.
+    small = jax.ShapeDtypeStruct((2,), jnp.uint8)
+    assert jax.eval_shape(factor, jnp.zeros((2, 300)), small).shape == (2,)
+
+
+def test_half_precision_rounds_its_distributions():
+    targets = jnp.asarray([[0.3, 0.3, 0.4], [0.2, 0.7, 0.1]], jnp.bfloat16)
+    assert float(jnp.sum(targets.astype(jnp.float32), 1).max()) > 1.0005
+    CrossEntropy()(outputs().astype(jnp.bfloat16), targets)
+
+
 @pytest.mark.parametrize("margin", [0.0, -1.0])
 def test_a_margin_is_positive(margin):
     with pytest.raises(ValueError, match="must be positive"):

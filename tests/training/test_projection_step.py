@@ -5,7 +5,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
+import optax
 import pytest
 
 from klprojax.projections import DouglasRachford
@@ -13,7 +15,9 @@ from klprojax.training import (
     AlternatingProjections,
     CrossEntropy,
     CyclicProjections,
+    GradientStep,
     Precisions,
+    ProjectionDirection,
     ProjectionStep,
     Splitting,
     StepInfo,
@@ -152,6 +156,43 @@ def test_options_out_of_range_are_errors():
         plain(DouglasRachford(), consensus="slope").displacement(MODEL, X, Y, ONES, LOSS)
     with pytest.raises(ValueError, match=r"Precisions\.activation has 1 entries"):
         plain(precisions=Precisions(activation=(1.0,))).displacement(MODEL, X, Y, ONES, LOSS)
+
+
+def test_what_is_no_output_factor_scheme_or_precisions(monkeypatch):
+    def squared(outputs, y):
+        return jnp.sum(outputs**2, axis=1)
+
+    message = "loss is squared, which has no projection; .*CrossEntropy.*AbstractOutputFactor"
+    for step in (ProjectionStep(), ProjectionDirection(optax.sgd(0.1))):
+        with pytest.raises(ValueError, match=message):
+            step.update(MODEL, step.init(MODEL), X, Y, ONES, squared)
+    wrong: Any = "cyclic", CyclicProjections, 300.0
+    # As without the tests' own checks of types, which would come first.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for scheme in wrong:
+        with pytest.raises(ValueError, match=r"scheme is .*; expected an instance, CyclicProj"):
+            ProjectionStep(scheme=scheme)
+        with pytest.raises(ValueError, match=r"precisions is .*; expected an instance, Precisions"):
+            ProjectionStep(precisions=scheme)
+
+
+@pytest.mark.parametrize(
+    "step", [ProjectionStep(), ProjectionDirection(optax.sgd(0.1)), GradientStep(optax.sgd(0.1))]
+)
+def test_targets_of_padding_may_be_anything_outside_jit_too(step):
+    model = eqx.nn.Linear(2, 2, key=jax.random.key(0))
+    x, y, weights = jnp.ones((3, 2)), jnp.asarray([0, 1, 0]), jnp.asarray([1.0, 1.0, 0.0])
+
+    def update(y):
+        return step.update(model, step.init(model), x, y, weights, LOSS)
+
+    whole, _, info = update(y)
+    odd, _, other = update(y.at[2].set(-1))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(odd), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert info.loss == other.loss
+    with pytest.raises(ValueError, match="class number -1 in row 1"):
+        update(y.at[1].set(-1))
 
 
 def test_nan_inputs_end():

@@ -17,6 +17,8 @@ from ..tensor import TensorCircuit, TensorParameters
 from ..tensor._saved import describe
 
 _FORMAT = "klprojax-circuit-run"
+# How long a run is: another run only where they decide the step sizes of epochs already done.
+_LENGTHS = ("epochs", "full_epochs", "patience")
 
 
 class Run(NamedTuple):
@@ -97,8 +99,10 @@ def load_checkpoint(path: str | os.PathLike[str], run: Run) -> Progress:
     name = os.fspath(path)
     header, arrays = read_arrays(path, _FORMAT, MAX_BYTES)
     found, wanted = header.get("run"), json.loads(json.dumps(run.identity()))
-    if found != wanted:
-        keys = [k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]]
+    if not isinstance(found, dict):
+        found = {}
+    keys = [k for k in wanted if k not in _LENGTHS and found.get(k) != wanted[k]]
+    if keys:
         raise ValueError(
             f"The checkpoint {name} is of another run; it differs in {', '.join(keys)}. Give the "
             "same data and settings, or another file."
@@ -115,8 +119,8 @@ def load_checkpoint(path: str | os.PathLike[str], run: Run) -> Progress:
         return jax.tree.unflatten(tree, out)
 
     try:
-        value = header["best_value"]
-        return Progress(
+        value, epochs = header["best_value"], int(found["epochs"])
+        at = Progress(
             filled(run.step.init(run.start), "state"),
             filled(run.start, "best"),
             -np.inf if value is None else float(value),
@@ -125,5 +129,28 @@ def load_checkpoint(path: str | os.PathLike[str], run: Run) -> Progress:
             int(header["waited"]),
             list(header["history"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ModelFileError):
+            raise
         raise ModelFileError(name, None, "the numbers of a run", f"no {error}") from None
+    _check_lengths(name, run, at, epochs)
+    return at
+
+
+def _check_lengths(name: str, run: Run, at: Progress, epochs: int) -> None:
+    """Refuse another number of epochs where the epochs done would not have been the same."""
+    done = at.epoch
+    if run.epochs != epochs:
+        sizes = [(run.step.size(k, epochs), run.step.size(k, run.epochs)) for k in range(done)]
+        if done > min(epochs, run.epochs) or any(old != new for old, new in sizes):
+            raise ValueError(
+                f"The checkpoint {name} is of a run with epochs={epochs}, of which {done} are done;"
+                f" with epochs={run.epochs} they would have had other step sizes, which fall over "
+                f"all epochs. Give epochs={epochs} or another file; a step whose first and final "
+                "size are equal can go on for longer."
+            )
+    if done > run.epochs + run.full_epochs:
+        raise ValueError(
+            f"The checkpoint {name} has {done - run.epochs} epochs of full-batch EM done, more "
+            f"than the {run.full_epochs} asked for; raise full_epochs, or give another file."
+        )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..._interrupted import says_what_is_kept
 from ..._store import check_writable
 from ..tensor import TensorCircuit, TensorParameters
 from ._adam import AdamStep
@@ -70,7 +71,9 @@ def fit(
         parameters: where to start (default: ``circuit.init(seed, rows=train)``).
         checkpoint: a file written every `checkpoint_every` epochs, in one step. If it exists the
             run goes on from it and ends with the same numbers, bit for bit, as an uninterrupted
-            one on the same machine.
+            one on the same machine. `full_epochs` and `patience` may be raised, but a phase that
+            has ended is not taken up again; so may `epochs` if the step size does not fall over
+            them. Ctrl-C leaves a note on the `KeyboardInterrupt` that says what is kept.
         checkpoint_every: epochs between checkpoints; the last epoch always writes one.
         progress: show a progress bar.
         on_epoch: called with each entry of the history.
@@ -122,15 +125,18 @@ def fit(
     at = None
     if checkpoint is not None and os.path.exists(checkpoint):
         at = load_checkpoint(checkpoint, run)
+        kept = [len(at.history)]
     if at is None:
         first = -np.inf if held is None else _mean(circuit, start, held, batch_size)
         at = Progress(step.init(start), start, first, 0, 0, 0, [])
-    loop = _Loop(run, checkpoint, checkpoint_every, on_epoch)
-    if progress:
-        with _bar(epochs + full_epochs) as (advance, _):
-            at = loop.go(at, advance)
-    else:
-        at = loop.go(at, lambda entry: None)
+        kept = []
+    loop = _Loop(run, checkpoint, checkpoint_every, on_epoch, kept)
+    with says_what_is_kept(checkpoint, lambda: f"epoch {kept[-1]}" if kept else None):
+        if progress:
+            with _bar(epochs + full_epochs) as (advance, _):
+                at = loop.go(at, advance)
+        else:
+            at = loop.go(at, lambda entry: None)
     return FitResult(at.best, len(at.history), at.best_epoch, at.history)
 
 
@@ -139,6 +145,7 @@ class _Loop(NamedTuple):
     checkpoint: str | os.PathLike[str] | None
     every: int
     on_epoch: Callable[[dict[str, Any]], None] | None
+    kept: list[int]  # epochs that the checkpoint has been written of
 
     def go(self, at: Progress, advance: Callable[[dict[str, Any]], None]) -> Progress:
         run = self.run
@@ -208,13 +215,18 @@ class _Loop(NamedTuple):
             at = at._replace(history=history)
             last = at.epoch == run.epochs + run.full_epochs
             if self.checkpoint is not None and (last or len(history) % self.every == 0):
-                save_checkpoint(self.checkpoint, run, at)
+                self.save(at)
             advance(entry)
             if self.on_epoch is not None:
                 self.on_epoch(entry)
         if self.checkpoint is not None:
-            save_checkpoint(self.checkpoint, run, at)
+            self.save(at)
         return at
+
+    def save(self, at: Progress) -> None:
+        assert self.checkpoint is not None
+        save_checkpoint(self.checkpoint, self.run, at)
+        self.kept.append(len(at.history))
 
 
 @partial(jax.jit, static_argnums=0)

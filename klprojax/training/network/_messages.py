@@ -90,7 +90,7 @@ class LiftedNetwork:
             tends to 0 relative to the others the visits become backpropagation.
 
     Raises:
-        ValueError: an unknown consensus.
+        ValueError: an unknown consensus, or a factor that cannot be projected onto.
     """
 
     def __init__(
@@ -99,12 +99,19 @@ class LiftedNetwork:
         x: PyTree,
         y: Any,
         weights: Float[Array, " batch"],
-        factor: AbstractOutputFactor,
+        factor: Any,
         precisions: Precisions,
         consensus: str,
     ):
         if consensus not in CONSENSUS:
             raise ValueError(f"consensus is {consensus!r}; expected one of {CONSENSUS}.")
+        if not isinstance(factor, AbstractOutputFactor):
+            name = getattr(factor, "__name__", repr(factor))
+            raise ValueError(
+                f"The loss is {name}, which has no projection; a step of projections needs an "
+                "output factor: CrossEntropy(), SquaredError(), Margin(), or one of your own that "
+                "derives from AbstractOutputFactor. A GradientStep takes any function."
+            )
         self.graph, self.y, self.weights, self.factor = graph, y, weights, factor
         self.precisions, self.consensus = precisions, consensus
         self.given = dict(zip(graph.given, graph.evaluate_given(x), strict=True))

@@ -1,5 +1,6 @@
 """Reading an Equinox model: its jaxpr becomes a graph of local constraints."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from jaxtyping import Array, PyTree
 from ...lifting import LiftError
 from ...lifting._activity import inner_jaxpr
 from ...lifting._primitive import Psi
+from ...lifting._python_values import is_machinery, no_python_values
 from ._constraints import Carrier, Dense, Mapped, Maximum, Spread, SumActivation, Total
 from ._graph import NetworkGraph, Node, Value
 
@@ -80,7 +82,8 @@ def trace_network(model: Callable[..., Any], x: PyTree) -> tuple[NetworkGraph, t
         The graph, and the model's inexact arrays in the order of its leaves.
 
     Raises:
-        LiftError: an operation that has no local projection, named with its place in the program.
+        LiftError: an operation that has no local projection, or Python code that asks for the
+            value of a traced number; named with its place in the program.
     """
     arrays, static = eqx.partition(model, eqx.is_inexact_array)
     leaves, tree = jax.tree.flatten(arrays)
@@ -92,7 +95,8 @@ def trace_network(model: Callable[..., Any], x: PyTree) -> tuple[NetworkGraph, t
         return whole(jax.tree.unflatten(x_tree, samples))
 
     like = [jax.ShapeDtypeStruct(s.shape[1:], s.dtype) for s in samples]
-    closed = jax.make_jaxpr(run)(leaves, like)
+    with no_python_values("the model"):
+        closed = jax.make_jaxpr(run)(leaves, like)
     if len(closed.jaxpr.outvars) != 1:
         raise LiftError(
             f"the model returns {len(closed.jaxpr.outvars)} arrays; a network has one output. "
@@ -531,13 +535,9 @@ def _is_zero(array: Any) -> bool:
 
 def _user_line(eqn: Any) -> str:
     """File and line of the user's program where the equation was made, if known."""
-    import os
-
-    packages = (os.path.dirname(jax.__file__), os.path.dirname(eqx.__file__))
-    here = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     traceback = getattr(eqn.source_info, "traceback", None)
     for frame in getattr(traceback, "frames", ()):
         file = frame.file_name
-        if not file.startswith((*packages, here)) and os.path.exists(file):
+        if not is_machinery(file) and os.path.exists(file):
             return f"{os.path.basename(file)}:{frame.line_num}"
     return ""

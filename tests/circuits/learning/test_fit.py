@@ -79,8 +79,11 @@ def test_resumes_bit_for_bit(tmp_path, step, full, stop):
         if entry["epoch"] == stop:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         fit(CIRCUIT, TRAIN, VALID, checkpoint=file, on_epoch=interrupt, **settings)
+    assert caught.value.__notes__ == [
+        f"Kept in {file}: epoch {stop}. The same call or command goes on from there."
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["run.npz"]
     seen = []
     result = fit(CIRCUIT, TRAIN, VALID, checkpoint=file, on_epoch=seen.append, **settings)
@@ -114,6 +117,38 @@ def test_patience_stops_each_phase():
     assert result.epochs == 6
     without = fit(CIRCUIT, TRAIN, against, epochs=5, batch_size=90, parameters=start)
     assert without.epochs == 5
+
+
+def test_a_run_that_ended_can_be_given_more(tmp_path):
+    file = tmp_path / "run.npz"
+
+    def same(changes, longer):
+        """The run that goes on ends as the one that was longer from the start."""
+        file.unlink(missing_ok=True)
+        settings = {"batch_size": 90, "step": EMStep(0.5, 0.5), "epochs": 3, "patience": 1}
+        first = fit(CIRCUIT, TRAIN, against, checkpoint=file, **{**settings, **changes})
+        more = {**settings, **changes, **longer}
+        result = fit(CIRCUIT, TRAIN, against, checkpoint=file, **more)
+        whole = fit(CIRCUIT, TRAIN, against, **more)
+        assert first.epochs < result.epochs == whole.epochs
+        assert equal(result.parameters, whole.parameters)
+        assert result.best_epoch == whole.best_epoch
+
+    against = np.tile([[0, 1, 0, 1]], (10, 1))
+    same({}, {"patience": 2})
+    same({}, {"patience": None})
+    same({"patience": None}, {"full_epochs": 2})
+    same({"patience": None}, {"epochs": 5})
+    # With a step size that falls over the epochs, those done would have been others.
+    run = {"batch_size": 90, "epochs": 3, "checkpoint": tmp_path / "falling.npz"}
+    fit(CIRCUIT, TRAIN, VALID, **run)
+    with pytest.raises(ValueError, match=r"epochs=3, of which 3 are done.*other step sizes"):
+        fit(CIRCUIT, TRAIN, VALID, **{**run, "epochs": 5})
+    fit(CIRCUIT, TRAIN, VALID, full_epochs=2, **run)
+    with pytest.raises(ValueError, match="2 epochs of full-batch EM done, more than the 1 asked"):
+        fit(CIRCUIT, TRAIN, VALID, full_epochs=1, **run)
+    with pytest.raises(ValueError, match="epochs=3, of which 5 are done"):
+        fit(CIRCUIT, TRAIN, VALID, **{**run, "epochs": 6})
 
 
 def test_missing_entries_any_batch_size_float32_and_progress(capsys):

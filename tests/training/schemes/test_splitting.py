@@ -24,6 +24,7 @@ from klprojax.training import (
     SquaredError,
 )
 from klprojax.training.network import LiftedNetwork, trace_network
+from klprojax.training.schemes import _copies
 
 from .._networks import build, labels, quick_jit
 from ._case import PLAIN, UNEQUAL, assert_close, iterates, of_point, oracle, precisions, problem
@@ -194,6 +195,26 @@ def test_a_short_history_is_near_and_says_what_it_dropped():
     # The oldest kept value stands in for those before it, to the order of their change.
     assert errors[0] < 0.5
     assert 1e-12 < errors[1] < errors[0]
+
+
+def test_figures_are_the_largest(monkeypatch):
+    # As if each dense layer lacked as much; activations, which are projected last, lack nothing.
+    monkeypatch.setattr(_copies, "_largest", lambda value, weights: jnp.asarray(0.5, value.dtype))
+    model, x, y = problem()
+    graph, parameters = trace_network(model, x)
+    network = LiftedNetwork(
+        graph, x, y, jnp.ones(5), CrossEntropy(), precisions(PLAIN, 2), "average"
+    )
+    scheme = Splitting(DouglasRachford(), history=2, explicit_units=0)
+
+    @quick_jit
+    def advance():
+        start = scheme.start(network, parameters)
+        return scheme.iterate(network, start._replace(truncation=jnp.asarray(7.0)))
+
+    state = advance()
+    assert float(scheme.residual(state)) == 0.5
+    assert float(state.truncation) == 7.0  # of an iteration before
 
 
 def test_the_state_keeps_its_shapes():

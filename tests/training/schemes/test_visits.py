@@ -12,7 +12,17 @@ from klprojax.training import AlternatingProjections, CrossEntropy, CyclicProjec
 from klprojax.training.network import LiftedNetwork, trace_network
 from klprojax.training.schemes._visits import relative_change
 
-from ._case import PLAIN, UNEQUAL, assert_close, iterates, of_point, oracle
+from .._networks import quick_jit
+from ._case import (
+    PLAIN,
+    UNEQUAL,
+    assert_close,
+    iterates,
+    of_point,
+    oracle,
+    precisions,
+    problem,
+)
 
 COUNT = 12
 SETTINGS = [("average", PLAIN, 1), ("product", UNEQUAL, 2), ("average", UNEQUAL, 2)]
@@ -93,7 +103,23 @@ def test_an_odd_cycle_has_no_two_halves():
     jax.eval_shape(lambda: CyclicProjections().iterate(network, network.start(parameters)))
 
 
+@pytest.mark.parametrize("scheme", [AlternatingProjections(), CyclicProjections()])
+def test_the_residual_is_of_the_last_iteration(scheme):
+    model, x, y = problem(0)
+    graph, parameters = trace_network(model, x)
+    network = LiftedNetwork(
+        graph, x, y, jnp.ones(5), CrossEntropy(), precisions(PLAIN, 1), "average"
+    )
+
+    @quick_jit
+    def advance():
+        start = scheme.start(network, parameters)
+        return scheme.iterate(network, start._replace(residual=jnp.asarray(7.0)))
+
+    assert float(scheme.residual(advance())) < 1e-13  # rounding
+
+
 def test_the_certificate_is_the_largest_relative_change():
-    old, new = {0: jnp.asarray([1.0, -4.0])}, {0: jnp.asarray([1.5, -5.0])}
-    assert float(relative_change(old, new)) == 1.0 / 5.0
+    old, new = {0: jnp.asarray([1.0, -4.0])}, {0: jnp.asarray([3.0, -5.0])}
+    assert float(relative_change(old, new)) == 2.0 / 5.0
     assert float(relative_change({0: jnp.zeros(2)}, {0: jnp.zeros(2)})) == 0.0
