@@ -58,8 +58,8 @@ def on_any_mesh(
             arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
 
             def run(arrays: Any) -> R:
-                args, kwargs = eqx.combine(arrays, rest)
-                return function(*args, **kwargs)
+                given, named = eqx.combine(arrays, rest)
+                return function(*given, **named)
 
             traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays))
             apply = _run_traced if traced else _run_concrete

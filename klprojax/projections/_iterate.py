@@ -84,7 +84,7 @@ def iterate(
         start = jax.tree.map(_not_differentiated, start)
     point = space.point(start)
     # What a plain function closes over becomes an input of the loop, so derivatives reach it.
-    modules = tuple(
+    modules: Any = tuple(
         p if isinstance(p, eqx.Module) else eqx.filter_closure_convert(p, point)
         for p in projections
     )
