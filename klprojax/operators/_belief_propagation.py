@@ -34,7 +34,7 @@ from ._messages import (
 )
 from ._odds_engine import OddsFlooding
 from ._schedules import AbstractSchedule, Flooding, Residual, TreeSweep
-from ._solver import AbstractSolver, verdict
+from ._solver import AbstractSolver, check_object, verdict
 
 
 class BPState(eqx.Module):
@@ -52,8 +52,13 @@ class BPState(eqx.Module):
 class BeliefPropagation(AbstractSolver):
     """Iterate normalised belief propagation until the messages settle.
 
-    Sum-product computes approximate marginals (exact on trees), max-product approximate
-    max-marginals, whose argmax is the MAP assignment on trees.
+    Sum-product computes approximate marginals, max-product approximate max-marginals: of each
+    state, the probability of the best assignment that has it, normalised. Both are exact on trees.
+
+    There, where every variable has a single best state, these states are the MAP assignment. With
+    ties they need not belong together: of two bits that must differ, both states are best for both,
+    and the first of each is an assignment of probability 0. `klprojax.circuits.mpe` finds one of
+    the best assignments, ties or not.
 
     Args:
         semiring: ``"sum"`` or ``"max"``.
@@ -74,8 +79,8 @@ class BeliefPropagation(AbstractSolver):
     `init`, `step` and `terminate` drive the loop by hand.
 
     Raises:
-        ValueError: damping outside [0, 1), negative tolerance, unknown semiring or engine, or
-            ``"fast"`` where there is no fast engine.
+        ValueError: damping outside [0, 1), negative tolerance, unknown semiring or engine, a
+            schedule that is not a schedule object, or ``"fast"`` where there is no fast engine.
 
     Reference: section 2 ("Messages and normalized BP"), Proposition 3.1.
     """
@@ -91,6 +96,7 @@ class BeliefPropagation(AbstractSolver):
             raise ValueError(f"semiring is {self.semiring!r}; use 'sum' or 'max'.")
         if self.engine not in ("auto", "log", "fast"):
             raise ValueError(f"engine is {self.engine!r}; use 'auto', 'log' or 'fast'.")
+        check_object("schedule", self.schedule, AbstractSchedule, "Flooding(), TreeSweep()")
         if not 0.0 <= self.damping < 1.0:
             raise ValueError(f"damping is {self.damping}; it must be in [0, 1).")
         if not self.tolerance >= 0.0:

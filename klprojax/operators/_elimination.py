@@ -15,7 +15,6 @@ import numpy as np
 from .._adjoint import AbstractAdjoint
 from .._solution import Solution
 from .._types import FactorTables, VariableTables
-from ..geometry import safe_log
 from ..graphs import FactorGraph
 from ._elimination_plan import EliminationPlan, plan_elimination
 from ._elimination_sweeps import log_partition_and_marginals
@@ -100,11 +99,13 @@ def _solve(
     tables = (*log_potentials, *log_evidence)
     dtype = tables[0].dtype if tables else jnp.zeros(0).dtype
     flat = jnp.concatenate([jnp.zeros(0, dtype), *(table.reshape(-1) for table in tables)])
-    log_partition, marginals = log_partition_and_marginals(plan, flat)
     ends = np.cumsum([math.prod(table.shape) for table in tables])
+    # Factors have entries far less probable than any state; asked for or not is a difference.
+    first = 0 if factor_beliefs or not log_potentials else int(ends[len(log_potentials) - 1])
+    log_partition, flat_marginals, _ = log_partition_and_marginals(plan, flat, first)
     log_marginals = [
-        safe_log(part.reshape(table.shape))
-        for part, table in zip(jnp.split(marginals, ends)[:-1], tables, strict=True)
+        part.reshape(table.shape)
+        for part, table in zip(jnp.split(flat_marginals, ends)[:-1], tables, strict=True)
     ]
     beliefs = tuple(log_marginals[len(log_potentials) :])
     return Solution(
