@@ -36,8 +36,8 @@ def compile_model(
         The circuit with its weights.
 
     Raises:
-        ValueError: a circuit beyond ``max_edges`` (the message says how large), or a model that
-            gives every joint state weight zero.
+        ValueError: no `DiscreteModel`, a circuit beyond ``max_edges`` (the message says how
+            large), or a model that gives every joint state weight zero.
 
     Example:
         >>> import klprojax
@@ -46,6 +46,7 @@ def compile_model(
         >>> abs(float(log_partition(circuit, log_weights))) < 1e-6
         True
     """
+    check_model(model)
     cards = model.cardinalities
     order = _order(cards, model.scopes, max_edges)
     position = {cluster.variable: k for k, cluster in enumerate(order)}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ._model import DiscreteModel
+from ._model import DiscreteModel, check_model
 
 
 class ContradictionError(ValueError):
@@ -56,7 +56,7 @@ def condition(model: DiscreteModel, evidence: Mapping[Any, Any] | None = None) -
 
     Raises:
         ContradictionError: no state of some variable is possible; the message names it.
-        ValueError: evidence on a variable or state that the model does not have.
+        ValueError: no `DiscreteModel`, or evidence on a variable or state that it does not have.
 
     Example:
         >>> import klprojax
@@ -65,6 +65,7 @@ def condition(model: DiscreteModel, evidence: Mapping[Any, Any] | None = None) -
         >>> [asia.variable_names[v] for v in reduced.kept]
         ['asia', 'smoke', 'bronc', 'xray', 'dysp']
     """
+    check_model(model)
     states = [np.ones(card, bool) for card in model.cardinalities]
     for v, state in model.evidence(evidence or {}).items():
         states[v][:] = False

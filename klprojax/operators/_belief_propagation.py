@@ -57,8 +57,8 @@ class BeliefPropagation(AbstractSolver):
 
     There, where every variable has a single best state, these states are the MAP assignment. With
     ties they need not belong together: of two bits that must differ, both states are best for both,
-    and the first of each is an assignment of probability 0. `klprojax.circuits.mpe` finds one of
-    the best assignments, ties or not.
+    and the first of each is an assignment of probability 0. A best assignment, ties or not, is what
+    `klprojax.circuits.mpe` finds on the circuit that `klprojax.circuits.compile_model` makes.
 
     Args:
         semiring: ``"sum"`` or ``"max"``.

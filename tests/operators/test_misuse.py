@@ -75,6 +75,13 @@ def test_a_model_in_place_of_a_graph_and_evidence_by_name(method):
         call(graph, np.zeros(2))
 
 
+def test_a_graph_in_place_of_a_model():
+    _, graph, _ = problem()
+    for verb in (kp.condition, kp.circuits.compile_model):
+        with pytest.raises(ValueError, match=r"model is of type FactorGraph; .* DiscreteModel\(ca"):
+            verb(graph)
+
+
 def test_a_matrix_in_place_of_a_code():
     with pytest.raises(ValueError, match=r"code is of type ndarray; .* ParityCheckCode\(matrix\)"):
         decode(np.eye(2), np.zeros(2))

@@ -11,6 +11,7 @@ import pytest
 from klprojax import BeliefPropagation, Elimination, FactorGraph, TreeSweep, infer, t_proj
 from klprojax.graphs import Structured
 from klprojax.operators import Cardinality, DykstraHybrid, Or, Parity
+from klprojax.operators._messages import batched
 
 INF = np.inf
 SWEEP = BeliefPropagation(schedule=TreeSweep())
@@ -157,14 +158,16 @@ def forest(dtype, depth, rule=None):
     return graph, graph.pack(tables, dtype), graph.log_evidence({3: np.array([0.2, -0.4])}, dtype)
 
 
-def dense_rules(graph, log_potentials):
+def without_rules(graph, log_potentials):
     """The same model with tables in place of rules."""
-    scopes = [tuple(s) for group in graph.group_scopes for s in group.tolist()]
     tables = [
-        group.rule.log_table(table[None], group.shape)[0] if group.rule else table
-        for group, table in zip(graph.signature.groups, log_potentials, strict=True)
+        group.rule.log_table(table, group.shape) if group.rule else table
+        for group, table in zip(graph.signature.groups, batched(graph, log_potentials), strict=True)
     ]
-    return FactorGraph(graph.cardinalities, scopes), tables
+    scopes = [tuple(s) for group in graph.group_scopes for s in group.tolist()]
+    tables = [table for group in tables for table in group]
+    plain = FactorGraph(graph.cardinalities, scopes)
+    return plain, plain.pack(tables)
 
 
 @pytest.mark.parametrize(
@@ -181,26 +184,21 @@ def dense_rules(graph, log_potentials):
 def test_other_operators_keep_them_too(rule, solver):
     # Float32 below e^-87: what a detour over probabilities would lose.
     graph, log_potentials, evidence = forest(np.float32, 200.0, rule)
-    flat = [
-        t.reshape(t.shape[-len(g.table_shape) :])
-        for g, t in zip(graph.signature.groups, log_potentials, strict=True)
-    ]
 
     def value(tables):
         out = solved(graph, tables, evidence, solver)[: len(graph.cardinalities)]
         return score(out), out
 
     def oracle(tables):
-        plain, dense = dense_rules(graph, tables)
-        out = enumerated(plain, plain.pack(dense), double)[: len(graph.cardinalities)]
+        out = enumerated(*without_rules(graph, tables), double)[: len(graph.cardinalities)]
         return score(out), out
 
-    double = jax.tree.map(lambda t: t.astype(np.float64), evidence)
+    tables, double = jax.tree.map(lambda t: t.astype(np.float64), (log_potentials, evidence))
     got = jax.jit(jax.grad(value, has_aux=True))(log_potentials)
-    wanted = jax.grad(oracle, has_aux=True)([t.astype(np.float64) for t in flat])
+    wanted = jax.grad(oracle, has_aux=True)(tables)
     # Numbers of size 200 rounded in a dozen additions; BP's tolerance is 1e-6 of them.
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(np.squeeze(a), np.squeeze(b), rtol=0, atol=1e-3)
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["dense", "elimination", "tree"])
