@@ -162,17 +162,10 @@ class BeliefPropagation(AbstractSolver):
             )
         engines: tuple[AbstractEngine, ...] = (self._log_engine(graph),)
         if fast is not None:
-            numbers = jax.tree.leaves((log_potentials, log_evidence))
             if self.engine == "fast":
                 engines = (fast,)
-            elif any(isinstance(x, Tracer) for x in numbers):
-                engines = (fast, *engines)
             else:
-                choices = (fast, *engines)
-                if init is None and self._takes_odds(graph):
-                    choices = (OddsFlooding(), *choices)
-                safe = _are_safe(choices, graph, log_potentials, log_evidence)
-                engines = (choices[int(np.argmax(np.asarray(safe)))],)
+                engines = self._chosen(graph, log_potentials, log_evidence, init, (fast, *engines))
         return _solve(
             self,
             engines,
@@ -184,6 +177,24 @@ class BeliefPropagation(AbstractSolver):
             adjoint,
             factor_beliefs,
         )
+
+    def _chosen(
+        self,
+        graph: FactorGraph,
+        log_potentials: FactorTables,
+        log_evidence: VariableTables | None,
+        init: Any,
+        engines: tuple[AbstractEngine, ...],
+    ) -> tuple[AbstractEngine, ...]:
+        """The first engine that suits the numbers; all where they are not known yet."""
+        if any(isinstance(x, Tracer) for x in jax.tree.leaves((log_potentials, log_evidence))):
+            return engines
+        choices = engines
+        if init is None and self._takes_odds(graph):
+            choices = (OddsFlooding(), *choices)
+        safe = _are_safe(choices, graph, log_potentials, log_evidence)
+        # Inside `jit`, what known numbers give is not known either.
+        return engines if isinstance(safe, Tracer) else (choices[int(np.argmax(np.asarray(safe)))],)
 
     def _log_engine(self, graph: FactorGraph) -> AbstractEngine:
         batches = self.schedule.batches(graph)

@@ -9,67 +9,87 @@ Without it, reverse mode would transpose the scans, which touches the whole buff
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._adjoint import everywhere
 from .._types import Scalar
 from ..geometry import safe_log, safe_logsumexp
 from ._elimination_plan import EliminationPlan
 
+Route: TypeAlias = Literal["linear", "log", "either"]
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def log_partition_and_marginals(
-    plan: EliminationPlan, flat: Float[Array, " cells"], first: int
-) -> tuple[Scalar, Float[Array, " cells"], Float[Array, " all"]]:
+
+class Marginals(NamedTuple):
+    """Result of the two sweeps.
+
+    log_partition: log Z in nats. log_marginals: logarithm of its derivative in each given number,
+    which is a marginal probability. units: logarithms of the units in which derivatives are
+    computed. lost: whether the sweep in linear space underflowed where that matters.
+    """
+
+    log_partition: Scalar
+    log_marginals: Float[Array, " cells"]
+    units: Float[Array, " all"]
+    lost: Bool[Array, ""]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def sweep(
+    plan: EliminationPlan, flat: Float[Array, " cells"], first: int, route: Route
+) -> Marginals:
     """Upward and downward sweep.
 
-    The downward sweep is one in linear space. Only where it underflows for an entry from ``first``
-    on, another one in the log domain follows, at several times its cost.
+    The downward sweep is one in linear space, ``"linear"``, or in the log domain, ``"log"``, at
+    several times the cost. ``"either"`` compiles both and takes the second where the first is
+    ``lost``. Derivatives are for this route.
 
     Args:
         flat: all potentials, then all evidence, each table flattened (nats).
         first: the first entry whose marginal is wanted with all digits however small it is.
-
-    Returns:
-        log Z in nats; the logarithm of its derivative in ``flat``, which is the marginal
-        probability of each entry; and the units in which derivatives are computed, as logarithms.
     """
     log_partition, cells = _upward(plan, flat)
+    if route == "log":
+        units = _log_marginals(plan, cells)
+        return Marginals(log_partition, _given(plan, units), units, jnp.bool_(True))
     marginals = _marginals(plan, cells)
     info = jnp.finfo(flat.dtype)
     # Below this, what was lost to underflow could be more than rounding.
     low = float(info.tiny) / float(info.eps) ** 2
     some = marginals[first:]
     lost = everywhere(jnp.any((some > 0.0) & (some < low)))
+    log_marginals = safe_log(marginals)
+    if route == "linear":
+        return Marginals(log_partition, log_marginals, jnp.zeros(0, flat.dtype), lost)
     units = lax.cond(lost, partial(_log_marginals, plan), jnp.zeros_like, cells)
-    log_marginals = jnp.where(lost, _given(plan, units), safe_log(marginals))
-    return log_partition, log_marginals, units
+    log_marginals = jnp.where(lost, _given(plan, units), log_marginals)
+    return Marginals(log_partition, log_marginals, units, lost)
 
 
-@log_partition_and_marginals.defjvp
-def _derivatives(first, primals, tangents):
+@sweep.defjvp
+def _derivatives(first, route, primals, tangents):
     plan, flat = primals
     _, d_flat = tangents
-    log_partition, log_marginals, units = log_partition_and_marginals(plan, flat, first)
-    units = lax.stop_gradient(units)
+    out = sweep(plan, flat, first, route)
+    units = lax.stop_gradient(out.units)
     arrays, structure = jax.tree.flatten(plan)
     covariance = _cumulant.bind(*arrays, flat, units, d_flat, structure=structure, unit=_RESULT)
     # The logarithm's slope 1/p in these units. It is 0 where p is, and its own derivative no power
     # of 1/p, which overflows long before p underflows.
-    gone = jnp.isneginf(log_marginals)
-    ratio = _finite(_given(plan, units)) - jnp.where(gone, 0.0, log_marginals)
-    d_log_marginals = jnp.where(gone, 0.0, jnp.exp(ratio)) * covariance
-    d_log_partition = jnp.dot(jnp.exp(log_marginals), d_flat)
-    return (
-        (log_partition, log_marginals, units),
-        (d_log_partition, d_log_marginals, jnp.zeros_like(units)),
+    gone = jnp.isneginf(out.log_marginals)
+    ratio = _finite(_given(plan, units)) - jnp.where(gone, 0.0, out.log_marginals)
+    return out, Marginals(
+        jnp.dot(jnp.exp(out.log_marginals), d_flat),
+        jnp.where(gone, 0.0, jnp.exp(ratio)) * covariance,
+        jnp.zeros_like(units),
+        np.zeros(out.lost.shape, jax.dtypes.float0),
     )
 
 
@@ -173,29 +193,45 @@ mlir.register_lowering(_cumulant, mlir.lower_fun(_evaluate, multiple_results=Fal
 
 def _upward(plan: EliminationPlan, flat: Array) -> tuple[Array, Array]:
     """Log-partition, and the buffer with the entries of all messages."""
+    log_partition, cells, _ = _upward_along(plan, flat, None)
+    return log_partition, cells
+
+
+def _upward_along(
+    plan: EliminationPlan, flat: Array, along: tuple[Array, Array] | None
+) -> tuple[Array, Array, Array | None]:
+    """Also the tangents of the buffer along ``(direction, units)``, times ``exp(units)``."""
     _, _, steps, width = plan.index.shape
     slots = plan.slots
     given = jnp.concatenate([jnp.asarray([0.0, -jnp.inf], flat.dtype), flat])
     cells = jnp.zeros(plan.inputs + steps * width, flat.dtype).at[: plan.inputs].set(given)
+    tangents = None if along is None else jnp.zeros_like(cells).at[2 : plan.inputs].set(along[0])
     # The largest entry of each table leaves the sums that read it, so numbers keep the size of
     # one table's range however many are chained. It is a gauge: no derivative passes through it.
     tops = jnp.full(plan.sources.shape[0], -jnp.inf, flat.dtype)
 
     def up(carry, step):
-        cells, tops = carry
+        cells, tops, tangents = carry
         owner = plan.owner[step]
         start = plan.first[step]
         sources = lax.dynamic_slice_in_dim(plan.sources, start, slots)
         level = jnp.sum(_finite(tops[sources]), axis=1)
-        rows = safe_logsumexp(_terms(plan, cells, step)[1], axis=0) - level[owner]
+        index, terms = _terms(plan, cells, step)
+        sums = safe_logsumexp(terms, axis=0)
+        if along is not None:
+            parts = _parts(plan, index, terms - _finite(sums)[None], along[1], step)
+            tangent = jnp.sum(parts * tangents[index], axis=(0, 1))
+            tangents = _write(plan, tangents, tangent, step)
+        rows = sums - level[owner]
         cells = _write(plan, cells, rows, step)
         here = lax.dynamic_slice_in_dim(tops, start, slots)
         here = here.at[owner].max(lax.stop_gradient(rows))
-        return (cells, lax.dynamic_update_slice_in_dim(tops, here, start, axis=0)), None
+        tops = lax.dynamic_update_slice_in_dim(tops, here, start, axis=0)
+        return (cells, tops, tangents), None
 
-    (cells, tops), _ = lax.scan(up, (cells, tops), _counter(plan))
+    (cells, tops, tangents), _ = lax.scan(up, (cells, tops, tangents), _counter(plan))
     gauge = jnp.sum(_finite(tops)) - jnp.sum(_finite(tops[plan.root_tables]))
-    return jnp.sum(cells[plan.roots]) + gauge, cells
+    return jnp.sum(cells[plan.roots]) + gauge, cells, tangents
 
 
 def _marginals(plan: EliminationPlan, cells: Array) -> Array:
@@ -243,7 +279,8 @@ def _in_units_of_result(plan: EliminationPlan, flat: Array, units: Array) -> Arr
     _, cells = _upward(plan, flat)
 
     def down(ratios, step):
-        index, _, parts = _parts(plan, cells, units, step)
+        index, log_shares = _log_shares(plan, cells, step)
+        parts = _parts(plan, index, log_shares, units, step)
         return ratios.at[index].add(parts * _rows(plan, ratios, step)[None, None]), None
 
     ratios, _ = lax.scan(down, _at_roots(plan, cells), _counter(plan), reverse=True)
@@ -253,22 +290,13 @@ def _in_units_of_result(plan: EliminationPlan, flat: Array, units: Array) -> Arr
 def _in_units_of_direction(
     plan: EliminationPlan, flat: Array, units: Array, direction: Array
 ) -> Array:
-    """Derivative of the marginals along ``direction / exp(units)``.
-
-    The tangents of the upward sweep are kept times ``exp(units)``, in which none is large.
-    """
-    _, cells = _upward(plan, flat)
-
-    def up(tangents, step):
-        index, _, parts = _parts(plan, cells, units, step)
-        return _write(plan, tangents, jnp.sum(parts * tangents[index], axis=(0, 1)), step), None
-
-    tangents = jnp.zeros_like(cells).at[2 : plan.inputs].set(direction)
-    tangents, _ = lax.scan(up, tangents, _counter(plan))
+    """Derivative of the marginals along ``direction / exp(units)``, however small the units."""
+    _, cells, tangents = _upward_along(plan, flat, (direction, units))
 
     def down(carry, step):
         ratios, slopes = carry
-        index, log_shares, parts = _parts(plan, cells, units, step)
+        index, log_shares = _log_shares(plan, cells, step)
+        parts = _parts(plan, index, log_shares, units, step)
         ratio = _rows(plan, ratios, step)
         # d(p share) = dp share + p share (d terms - d row)
         rest = _rows(plan, slopes, step) - ratio * _rows(plan, tangents, step)
@@ -282,11 +310,10 @@ def _in_units_of_direction(
     return _given(plan, slopes)
 
 
-def _parts(plan: EliminationPlan, cells: Array, units: Array, step: Array):
-    """Log-shares, and what each summand of a row adds to the cells it reads, in their units."""
-    index, log_shares = _log_shares(plan, cells, step)
+def _parts(plan: EliminationPlan, index: Array, log_shares: Array, units: Array, step: Array):
+    """What each summand of a row adds to the cells it reads, both in their units."""
     apart = _rows(plan, units, step)[None, None] - _finite(units[index])
-    return index, log_shares, jnp.exp(log_shares[None] + apart)
+    return jnp.exp(log_shares[None] + apart)
 
 
 def _log_shares(plan: EliminationPlan, cells: Array, step: Array) -> tuple[Array, Array]:
