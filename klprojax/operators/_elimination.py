@@ -38,9 +38,12 @@ class Elimination(AbstractSolver):
     Raises (when used):
         ValueError: the predicted size exceeds ``memory_limit``; the message says by how much.
 
+    Log-probabilities and their derivatives keep their digits far below the float range; `-inf` is
+    an excluded state. Where marginals underflow, a second, slower sweep is made for that.
+
     Differentiation:
         Forward and reverse, to any order. Derivatives of the log-partition are the marginals,
-        derivatives of the marginals one forward-mode sweep.
+        derivatives of the marginals one more sweep each way.
 
     Reference: section 3.1 (T_Proj on every graph), Theorem 4.1 (derivatives equal marginals).
     """

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from .._adjoint import everywhere
 from .._types import Scalar
@@ -38,7 +38,7 @@ class Marginals(NamedTuple):
     log_partition: Scalar
     log_marginals: Float[Array, " cells"]
     units: Float[Array, " all"]
-    lost: Bool[Array, ""]
+    lost: Any  # Bool[Array, ""], its tangent float0
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -199,7 +199,7 @@ def _upward(plan: EliminationPlan, flat: Array) -> tuple[Array, Array]:
 
 def _upward_along(
     plan: EliminationPlan, flat: Array, along: tuple[Array, Array] | None
-) -> tuple[Array, Array, Array | None]:
+) -> tuple[Array, Array, Any]:
     """Also the tangents of the buffer along ``(direction, units)``, times ``exp(units)``."""
     _, _, steps, width = plan.index.shape
     slots = plan.slots
