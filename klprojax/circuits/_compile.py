@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..graphs import DiscreteModel
+from ..graphs._model import check_model
 from ..operators._elimination_order import TooWide, best_order
 from ._builder import CircuitModel
 from ._circuit import Circuit

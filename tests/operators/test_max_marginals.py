@@ -15,7 +15,7 @@ def test_the_argmax_of_tied_max_marginals_is_no_assignment():
     solver = BeliefPropagation(semiring="max", schedule=TreeSweep())
     found = infer(graph, log_potentials, solver)
     np.testing.assert_allclose(found.log_beliefs[0], np.log(0.5), rtol=1e-15)
-    assert float(found.log_partition) == 0.0
+    assert abs(float(found.log_partition)) < 1e-15  # a rounding of log 2
     circuit, log_weights, _ = compile_model(model)
     best = mpe(circuit, log_weights)
     assert best.exact

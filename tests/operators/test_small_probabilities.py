@@ -10,7 +10,7 @@ import pytest
 
 from klprojax import BeliefPropagation, Elimination, FactorGraph, TreeSweep, infer, t_proj
 from klprojax.graphs import Structured
-from klprojax.operators import Cardinality, DykstraHybrid, Or, Parity
+from klprojax.operators import DykstraHybrid, Or, Parity
 from klprojax.operators._messages import batched
 
 INF = np.inf
@@ -26,8 +26,14 @@ def star(dtype, children):
     return graph, graph.pack(tables, dtype), evidence
 
 
-@pytest.mark.parametrize(("dtype", "children"), [(np.float32, 60), (np.float64, 400)])
-@pytest.mark.parametrize("solver", [Elimination(), SWEEP, BeliefPropagation()], ids=type)
+@pytest.mark.parametrize(
+    ("solver", "dtype", "children"),
+    [
+        (Elimination(), np.float32, 60),
+        (Elimination(), np.float64, 400),
+        (BeliefPropagation(), np.float32, 60),
+    ],
+)
 def test_an_improbable_hub_keeps_its_log_probability_and_its_slope(solver, dtype, children):
     graph, log_potentials, evidence = star(dtype, children)
 
@@ -126,8 +132,8 @@ def derivatives(log_marginals, graph, evidence):
     return jax.jit(compute)
 
 
-@pytest.mark.parametrize(("dtype", "depth"), [(np.float32, 200.0), (np.float64, 2000.0)])
-def test_elimination_equals_enumeration_to_second_order(dtype, depth):
+def test_elimination_equals_enumeration_to_second_order():
+    dtype, depth = np.float32, 200.0
     graph, log_potentials, evidence = improbable(dtype, depth)
     direction = jax.tree.map(lambda t: jnp.cos(jnp.arange(t.size).reshape(t.shape)), log_potentials)
     double = jax.tree.map(lambda t: t.astype(np.float64), (log_potentials, evidence))
@@ -158,27 +164,22 @@ def forest(dtype, depth, rule=None):
     return graph, graph.pack(tables, dtype), graph.log_evidence({3: np.array([0.2, -0.4])}, dtype)
 
 
-def without_rules(graph, log_potentials):
-    """The same model with tables in place of rules."""
-    tables = [
-        group.rule.log_table(table, group.shape) if group.rule else table
+def tables_of(graph, log_potentials):
+    """One table a factor, in place of rules too."""
+    return [
+        one
         for group, table in zip(graph.signature.groups, batched(graph, log_potentials), strict=True)
+        for one in (group.rule.log_table(table, group.shape) if group.rule else table)
     ]
-    scopes = [tuple(s) for group in graph.group_scopes for s in group.tolist()]
-    tables = [table for group in tables for table in group]
-    plain = FactorGraph(graph.cardinalities, scopes)
-    return plain, plain.pack(tables)
 
 
 @pytest.mark.parametrize(
     ("rule", "solver"),
     [
-        (None, SWEEP),
         (None, BeliefPropagation()),
         (None, DykstraHybrid()),
         (Parity(), BeliefPropagation()),
         (Or(), SWEEP),
-        (Cardinality(), Elimination()),
     ],
 )
 def test_other_operators_keep_them_too(rule, solver):
@@ -189,19 +190,23 @@ def test_other_operators_keep_them_too(rule, solver):
         out = solved(graph, tables, evidence, solver)[: len(graph.cardinalities)]
         return score(out), out
 
+    plain = FactorGraph(
+        graph.cardinalities, [tuple(s) for scopes in graph.group_scopes for s in scopes.tolist()]
+    )
+
     def oracle(tables):
-        out = enumerated(*without_rules(graph, tables), double)[: len(graph.cardinalities)]
-        return score(out), out
+        out = enumerated(plain, plain.pack(tables_of(graph, tables)), double)
+        return score(out[: len(graph.cardinalities)]), out[: len(graph.cardinalities)]
 
     tables, double = jax.tree.map(lambda t: t.astype(np.float64), (log_potentials, evidence))
     got = jax.jit(jax.grad(value, has_aux=True))(log_potentials)
-    wanted = jax.grad(oracle, has_aux=True)(tables)
+    wanted = jax.jit(jax.grad(oracle, has_aux=True))(tables)
     # Numbers of size 200 rounded in a dozen additions; BP's tolerance is 1e-6 of them.
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["dense", "elimination", "tree"])
+@pytest.mark.parametrize("method", ["dense", "elimination"])
 def test_t_proj_keeps_them_whatever_the_method(method):
     graph, log_potentials, evidence = forest(np.float32, 200.0)
 
@@ -209,10 +214,10 @@ def test_t_proj_keeps_them_whatever_the_method(method):
         log_marginals = t_proj(graph, log_potentials, evidence, method=method)
         return graph.unpack_variables(log_marginals)[0][1]
 
-    value, slopes = jax.value_and_grad(log_p)(log_potentials)
+    value, slopes = jax.jit(jax.value_and_grad(log_p))(log_potentials)
     double = jax.tree.map(lambda t: t.astype(np.float64), (log_potentials, evidence))
-    wanted, wanted_slopes = jax.value_and_grad(
-        lambda tables: enumerated(graph, tables, double[1])[0][1]
+    wanted, wanted_slopes = jax.jit(
+        jax.value_and_grad(lambda tables: enumerated(graph, tables, double[1])[0][1])
     )(double[0])
     np.testing.assert_allclose(value, wanted, rtol=1e-6)  # a dozen roundings of 6e-8
     for a, b in zip(slopes, wanted_slopes, strict=True):
