@@ -321,7 +321,7 @@ def _exactness(folder: Path) -> str:
     said = {
         "solved": "solved",
         "infeasible": "refused before anything was allocated, as too large for 8 GiB",
-        "contradiction": "with evidence that contradicts the model, and said so",
+        "contradiction": "of probability zero as its file stands, and said so",
         "time limit": "not done in time",
     }
     count = Counter(said.get(row["status"], row["status"]) for row in report["rows"])

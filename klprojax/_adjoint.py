@@ -83,6 +83,9 @@ class ImplicitAdjoint(AbstractAdjoint):
         throw: raise when the derivative should not be trusted.
         report: called on the host, whenever a derivative is computed, with a `GradientReport`.
 
+    Raises:
+        ValueError: when differentiated, a carry that is not all real floating-point numbers.
+
     Raises (at run time, with ``throw``):
         RuntimeError: the forward pass had not converged, or the linear solve did not.
     """
@@ -121,6 +124,13 @@ class ImplicitAdjoint(AbstractAdjoint):
         return root if self.fixed_point_tolerance is None else self.fixed_point_tolerance
 
     def _tangent(self, function: Any, inputs: Any, carry: Any, d_inputs: Any) -> Any:
+        other = {str(x.dtype) for x in jax.tree.leaves(carry) if not _is_real(x)}
+        if other:
+            raise ValueError(
+                f"The carry has arrays of {' and '.join(sorted(other))}; ImplicitAdjoint "
+                "differentiates fixed points of real floating-point numbers. Carry real and "
+                "imaginary parts as two arrays and no integers, or use UnrolledAdjoint()."
+            )
         flat, unflatten = ravel_pytree(carry)
         eps = float(jnp.finfo(flat.dtype).eps)
 
@@ -178,6 +188,10 @@ class ImplicitAdjoint(AbstractAdjoint):
         return x
 
 
+def _is_real(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating)
+
+
 class GradientReport(NamedTuple):
     """What `ImplicitAdjoint` measured while computing a derivative.
 
@@ -230,7 +244,7 @@ def _nested_scan(step: Step, inputs: Any, carry: Any, max_steps: int) -> tuple[A
     def one(state, _):
         # The predicate is one for the whole batch: a batched `cond` is a `select` whose transpose
         # JAX does not know, and would run every step.
-        return lax.cond(_everywhere(stopped(state)), lambda s: s, advance, state), None
+        return lax.cond(everywhere(stopped(state)), lambda s: s, advance, state), None
 
     @jax.checkpoint
     def block(state, _):
@@ -242,12 +256,12 @@ def _nested_scan(step: Step, inputs: Any, carry: Any, max_steps: int) -> tuple[A
 
 
 @jax.custom_batching.custom_vmap
-def _everywhere(flag: Any) -> Any:
+def everywhere(flag: Any) -> Any:
     """A flag; under `vmap`, whether it is set in the whole batch."""
     return flag
 
 
-@_everywhere.def_vmap
+@everywhere.def_vmap
 def _everywhere_in_batch(axis_size, in_batched, flag):
     del axis_size, in_batched
-    return _everywhere(jnp.all(flag, axis=0)), False  # again, for a `vmap` around this one
+    return everywhere(jnp.all(flag, axis=0)), False  # again, for a `vmap` around this one

@@ -9,7 +9,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, cast, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -59,7 +59,7 @@ def on_any_mesh(
 
             def run(arrays: Any) -> R:
                 given, named = eqx.combine(arrays, rest)
-                return function(*given, **named)
+                return cast(Any, function)(*given, **named)
 
             traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays))
             apply = _run_traced if traced else _run_concrete

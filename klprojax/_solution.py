@@ -1,9 +1,13 @@
 """What every inference call returns: beliefs, log-partition, a verdict and a certificate."""
 
+from collections import Counter
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from ._types import FactorTables, Scalar, VariableTables
@@ -27,8 +31,9 @@ class RESULTS(eqx.Enumeration):
         "throw=False returns what there is."
     )
     contradiction = (
-        "The evidence has probability zero: every state of some variable is excluded by the "
-        "evidence and the zeros of the factors. Remove or soften an observation."
+        "Every joint state has probability zero: the zeros of the factors, and the evidence if "
+        "there is any, exclude all states of some variable. Remove or soften an observation; "
+        "without evidence, correct the factors."
     )
     out_of_range = (
         "engine='fast' met potentials beyond its range (-inf, or too large for this float type). "
@@ -71,6 +76,20 @@ class Solution(eqx.Module):
     exact: bool = eqx.field(static=True, default=False)
     stats: dict[str, Any] = eqx.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """The verdict in words, its figures, and the sizes of what else is there."""
+        lines = [
+            _verdict(self.result),
+            f"log_partition: {_figure(self.log_partition)} nats",
+            f"exact: {self.exact}, converged: {_figure(self.converged)}, "
+            f"steps: {_figure(self.steps)}, residual: {_figure(self.residual)}",
+            f"log_beliefs: {_sizes(self.log_beliefs)}",
+        ]
+        if self.factor_log_beliefs is not None:
+            lines.append(f"factor_log_beliefs: {_sizes(self.factor_log_beliefs)}")
+        lines += [f"{name}: {_figure(value)}" for name, value in self.stats.items()]
+        return "Solution(\n  " + "\n  ".join(lines) + "\n)"
+
     @property
     def beliefs(self) -> tuple[Float[Array, "..."], ...]:
         """Probabilities of every variable (linear space), one array per cardinality."""
@@ -92,3 +111,40 @@ class Solution(eqx.Module):
         if self.factor_log_beliefs is None:
             raise ValueError("Ask for them: infer(..., factor_beliefs=True).")
         return tuple(jnp.exp(table) for table in self.factor_log_beliefs)
+
+
+def _verdict(result: Any) -> str:
+    """The name of the result and its advice; of a batch, how often each occurs."""
+    codes = _known(getattr(result, "_value", None))
+    if codes is None:
+        return "result: not known yet"
+    kinds = {int(np.asarray(item._value)): name for name, item in RESULTS._name_to_item.items()}
+    if codes.ndim == 0:
+        message = RESULTS[result]
+        return f"result: {kinds[int(codes)]}" + (f" ({message})" if message else "")
+    found = Counter(kinds[int(code)] for code in codes.reshape(-1))
+    return "results: " + ", ".join(f"{count} {name}" for name, count in found.most_common())
+
+
+def _figure(value: Any) -> str:
+    """A number, or the dtype and shape of what is no single known number."""
+    known = _known(value)
+    if known is not None and known.ndim == 0:
+        return f"{known.item():.6g}" if known.dtype.kind == "f" else str(known.item())
+    return _sizes(value)
+
+
+def _sizes(tables: Any) -> str:
+    return ", ".join(
+        f"{array.dtype}[{','.join(map(str, array.shape))}]"
+        if hasattr(array, "shape") and hasattr(array, "dtype")
+        else type(array).__name__
+        for array in jax.tree.leaves(tables)
+    )
+
+
+def _known(value: Any) -> np.ndarray | None:
+    """The numbers of an array that has them here and now."""
+    if isinstance(value, Tracer) or not isinstance(value, jax.Array | np.ndarray | np.generic):
+        return None
+    return np.asarray(value)

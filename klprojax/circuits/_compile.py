@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..graphs import DiscreteModel
+from ..graphs._model import check_model
 from ..operators._elimination_order import TooWide, best_order
 from ._builder import CircuitModel
 from ._circuit import Circuit
@@ -36,8 +37,8 @@ def compile_model(
         The circuit with its weights.
 
     Raises:
-        ValueError: a circuit beyond ``max_edges`` (the message says how large), or a model that
-            gives every joint state weight zero.
+        ValueError: no `DiscreteModel`, a circuit beyond ``max_edges`` (the message says how
+            large), or a model that gives every joint state weight zero.
 
     Example:
         >>> import klprojax
@@ -46,6 +47,7 @@ def compile_model(
         >>> abs(float(log_partition(circuit, log_weights))) < 1e-6
         True
     """
+    check_model(model)
     cards = model.cardinalities
     order = _order(cards, model.scopes, max_edges)
     position = {cluster.variable: k for k, cluster in enumerate(order)}

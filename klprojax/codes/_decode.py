@@ -64,7 +64,8 @@ def decode(
         `Decoded`. The dtype of ``log_odds`` is kept.
 
     Raises:
-        ValueError: ``log_odds`` of the wrong shape, ``max_steps`` below 1, unknown semiring.
+        ValueError: no `ParityCheckCode`, ``log_odds`` of the wrong shape, ``max_steps`` below 1,
+            unknown semiring.
 
     Example:
         >>> import numpy as np
@@ -73,6 +74,11 @@ def decode(
         >>> decode(code, np.array([-2.0, -1.0, 0.5])).words.tolist()
         [1, 1, 1]
     """
+    if not isinstance(code, ParityCheckCode):
+        raise ValueError(
+            f"code is of type {type(code).__name__}; expected a ParityCheckCode. Make one from the "
+            "parity-check matrix: ParityCheckCode(matrix)."
+        )
     shape = np.shape(log_odds)
     if len(shape) not in (1, 2) or shape[0] != code.num_variables:
         raise ValueError(

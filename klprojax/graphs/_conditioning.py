@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ._model import DiscreteModel
+from ._model import DiscreteModel, check_model
 
 
 class ContradictionError(ValueError):
-    """The evidence has probability zero."""
+    """No joint state is possible, given the evidence or, without any, at all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def condition(model: DiscreteModel, evidence: Mapping[Any, Any] | None = None) -
 
     Raises:
         ContradictionError: no state of some variable is possible; the message names it.
-        ValueError: evidence on a variable or state that the model does not have.
+        ValueError: no `DiscreteModel`, or evidence on a variable or state that it does not have.
 
     Example:
         >>> import klprojax
@@ -65,11 +65,12 @@ def condition(model: DiscreteModel, evidence: Mapping[Any, Any] | None = None) -
         >>> [asia.variable_names[v] for v in reduced.kept]
         ['asia', 'smoke', 'bronc', 'xray', 'dysp']
     """
+    check_model(model)
     states = [np.ones(card, bool) for card in model.cardinalities]
     for v, state in model.evidence(evidence or {}).items():
         states[v][:] = False
         states[v][state] = True
-    _propagate(model, states)
+    _propagate(model, states, bool(evidence))
 
     kept = [v for v, possible in enumerate(states) if possible.sum() > 1]
     number = {v: k for k, v in enumerate(kept)}
@@ -102,7 +103,7 @@ def condition(model: DiscreteModel, evidence: Mapping[Any, Any] | None = None) -
     return ConditionedModel(reduced, tuple(kept), tuple(states))
 
 
-def _propagate(model: DiscreteModel, states: list[np.ndarray]) -> None:
+def _propagate(model: DiscreteModel, states: list[np.ndarray], observed: bool) -> None:
     """Remove states without support in some factor until every factor agrees."""
     at: list[list[int]] = [[] for _ in states]
     for f, scope in enumerate(model.scopes):
@@ -121,9 +122,11 @@ def _propagate(model: DiscreteModel, states: list[np.ndarray]) -> None:
                     "probability zero. Remove the factor or correct its value."
                 )
             where = " and ".join(repr(model.variable_names[v]) for v in scope)
+            what = "The evidence has" if observed else "The model gives every joint state"
+            advice = "Remove or change an observation" if observed else "Correct its factors"
             raise ContradictionError(
-                f"The evidence has probability zero: no joint state of {where} is possible in "
-                f"factor {f}. Remove or change an observation."
+                f"{what} probability zero: no joint state of {where} is possible in factor {f}. "
+                f"{advice}."
             )
         for axis, v in enumerate(scope):
             alive = support.any(axis=tuple(a for a in range(len(scope)) if a != axis))

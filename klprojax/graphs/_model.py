@@ -265,3 +265,12 @@ def _freeze(table) -> np.ndarray:
         array = np.array(array, order="C")
         array.flags.writeable = False
     return array
+
+
+def check_model(model: Any) -> None:
+    """Raise a ValueError unless this is a model."""
+    if not isinstance(model, DiscreteModel):
+        raise ValueError(
+            f"model is of type {type(model).__name__}; expected a DiscreteModel, which has tables "
+            "as well as scopes. Make one: DiscreteModel(cardinalities, scopes, log_tables)."
+        )

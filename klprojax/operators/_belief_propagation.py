@@ -35,7 +35,7 @@ from ._messages import (
 )
 from ._odds_engine import OddsFlooding
 from ._schedules import AbstractSchedule, Flooding, Residual, TreeSweep
-from ._solver import AbstractSolver, verdict
+from ._solver import AbstractSolver, check_object, verdict
 
 
 class BPState(eqx.Module):
@@ -53,8 +53,13 @@ class BPState(eqx.Module):
 class BeliefPropagation(AbstractSolver):
     """Iterate normalised belief propagation until the messages settle.
 
-    Sum-product computes approximate marginals (exact on trees), max-product approximate
-    max-marginals, whose argmax is the MAP assignment on trees.
+    Sum-product computes approximate marginals, max-product approximate max-marginals: of each
+    state, the probability of the best assignment that has it, normalised. Both are exact on trees.
+
+    There, where every variable has a single best state, these states are the MAP assignment. With
+    ties they need not belong together: of two bits that must differ, both states are best for both,
+    and the first of each is an assignment of probability 0. A best assignment, ties or not, is what
+    `klprojax.circuits.mpe` finds on the circuit that `klprojax.circuits.compile_model` makes.
 
     Args:
         semiring: ``"sum"`` or ``"max"``.
@@ -75,8 +80,8 @@ class BeliefPropagation(AbstractSolver):
     `init`, `step` and `terminate` drive the loop by hand.
 
     Raises:
-        ValueError: damping outside [0, 1), negative tolerance, unknown semiring or engine, or
-            ``"fast"`` where there is no fast engine.
+        ValueError: damping outside [0, 1), negative tolerance, unknown semiring or engine, a
+            schedule that is not a schedule object, or ``"fast"`` where there is no fast engine.
 
     Reference: section 2 ("Messages and normalized BP"), Proposition 3.1.
     """
@@ -92,6 +97,7 @@ class BeliefPropagation(AbstractSolver):
             raise ValueError(f"semiring is {self.semiring!r}; use 'sum' or 'max'.")
         if self.engine not in ("auto", "log", "fast"):
             raise ValueError(f"engine is {self.engine!r}; use 'auto', 'log' or 'fast'.")
+        check_object("schedule", self.schedule, AbstractSchedule, "Flooding(), TreeSweep()")
         if not 0.0 <= self.damping < 1.0:
             raise ValueError(f"damping is {self.damping}; it must be in [0, 1).")
         if not self.tolerance >= 0.0:
@@ -158,17 +164,10 @@ class BeliefPropagation(AbstractSolver):
             )
         engines: tuple[AbstractEngine, ...] = (self._log_engine(graph),)
         if fast is not None:
-            numbers = jax.tree.leaves((log_potentials, log_evidence))
             if self.engine == "fast":
                 engines = (fast,)
-            elif any(isinstance(x, Tracer) for x in numbers):
-                engines = (fast, *engines)
             else:
-                choices = (fast, *engines)
-                if init is None and self._takes_odds(graph):
-                    choices = (OddsFlooding(), *choices)
-                safe = _are_safe(choices, graph, log_potentials, log_evidence)
-                engines = (choices[int(np.argmax(np.asarray(safe)))],)
+                engines = self._chosen(graph, log_potentials, log_evidence, init, (fast, *engines))
         return _solve(
             self,
             engines,
@@ -180,6 +179,24 @@ class BeliefPropagation(AbstractSolver):
             adjoint,
             factor_beliefs,
         )
+
+    def _chosen(
+        self,
+        graph: FactorGraph,
+        log_potentials: FactorTables,
+        log_evidence: VariableTables | None,
+        init: Any,
+        engines: tuple[AbstractEngine, ...],
+    ) -> tuple[AbstractEngine, ...]:
+        """The first engine that suits the numbers; all where they are not known yet."""
+        if any(isinstance(x, Tracer) for x in jax.tree.leaves((log_potentials, log_evidence))):
+            return engines
+        choices = engines
+        if init is None and self._takes_odds(graph):
+            choices = (OddsFlooding(), *choices)
+        safe = _are_safe(choices, graph, log_potentials, log_evidence)
+        # Inside `jit`, what known numbers give is not known either.
+        return engines if isinstance(safe, Tracer) else (choices[int(np.argmax(np.asarray(safe)))],)
 
     def _log_engine(self, graph: FactorGraph) -> AbstractEngine:
         batches = self.schedule.batches(graph)

@@ -6,19 +6,21 @@ factor graph).
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool
 
 from .._adjoint import AbstractAdjoint
 from .._solution import Solution
 from .._types import FactorTables, VariableTables
-from ..geometry import safe_log
 from ..graphs import FactorGraph
 from ._elimination_plan import EliminationPlan, plan_elimination
-from ._elimination_sweeps import log_partition_and_marginals
+from ._elimination_sweeps import Route, sweep
 from ._messages import batched, dense
 from ._solver import AbstractSolver, verdict
 
@@ -36,9 +38,12 @@ class Elimination(AbstractSolver):
     Raises (when used):
         ValueError: the predicted size exceeds ``memory_limit``; the message says by how much.
 
+    Log-probabilities and their derivatives keep their digits far below the float range; `-inf` is
+    an excluded state. Where marginals underflow, a second, slower sweep is made for that.
+
     Differentiation:
         Forward and reverse, to any order. Derivatives of the log-partition are the marginals,
-        derivatives of the marginals one forward-mode sweep.
+        derivatives of the marginals one more sweep each way.
 
     Reference: section 3.1 (T_Proj on every graph), Theorem 4.1 (derivatives equal marginals).
     """
@@ -71,9 +76,15 @@ class Elimination(AbstractSolver):
                     strict=True,
                 )
             )
-        return _solve(
-            self.plan(graph, log_potentials), log_potentials, log_evidence, factor_beliefs
+        solve = partial(
+            _solve, self.plan(graph, log_potentials), log_potentials, log_evidence, factor_beliefs
         )
+        if not any(isinstance(x, Tracer) for x in (*log_potentials, *log_evidence)):
+            # A look at the numbers saves compiling the sweep that is hardly ever needed.
+            solution, lost = solve("linear")
+            if not isinstance(lost, Tracer):
+                return solve("log")[0] if lost else solution
+        return solve("either")[0]
 
     def plan(self, graph: FactorGraph, log_potentials: FactorTables) -> EliminationPlan:
         """The program and its size: ``plan.total_entries``, ``plan.largest_entries``.
@@ -96,24 +107,28 @@ def _solve(
     log_potentials: FactorTables,
     log_evidence: VariableTables,
     factor_beliefs: bool,
-) -> Solution:
+    route: Route,
+) -> tuple[Solution, Bool[Array, ""]]:
     tables = (*log_potentials, *log_evidence)
     dtype = tables[0].dtype if tables else jnp.zeros(0).dtype
     flat = jnp.concatenate([jnp.zeros(0, dtype), *(table.reshape(-1) for table in tables)])
-    log_partition, marginals = log_partition_and_marginals(plan, flat)
     ends = np.cumsum([math.prod(table.shape) for table in tables])
+    # Factors have entries far less probable than any state; asked for or not is a difference.
+    first = 0 if factor_beliefs or not log_potentials else int(ends[len(log_potentials) - 1])
+    found = sweep(plan, flat, first, route)
     log_marginals = [
-        safe_log(part.reshape(table.shape))
-        for part, table in zip(jnp.split(marginals, ends)[:-1], tables, strict=True)
+        part.reshape(table.shape)
+        for part, table in zip(jnp.split(found.log_marginals, ends)[:-1], tables, strict=True)
     ]
     beliefs = tuple(log_marginals[len(log_potentials) :])
-    return Solution(
+    solution = Solution(
         log_beliefs=beliefs,
-        log_partition=log_partition,
+        log_partition=found.log_partition,
         factor_log_beliefs=tuple(log_marginals[: len(log_potentials)]) if factor_beliefs else None,
-        result=verdict(beliefs, log_partition, True),
-        residual=jnp.zeros_like(log_partition),
+        result=verdict(beliefs, found.log_partition, True),
+        residual=jnp.zeros_like(found.log_partition),
         steps=jnp.int32(0),
         converged=jnp.bool_(True),
         exact=True,
     )
+    return solution, found.lost

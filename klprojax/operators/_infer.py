@@ -11,7 +11,7 @@ from .._sharding import on_any_mesh
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
 from ..graphs import FactorGraph
-from ._solver import AbstractSolver
+from ._solver import AbstractSolver, check_object, check_problem
 
 
 @on_any_mesh()
@@ -47,8 +47,9 @@ def infer(
         ``jit``, ``vmap``, ``jvp``, ``grad`` and their compositions go through.
 
     Raises:
-        ValueError: tables that do not fit the graph, or a solver that does not suit it.
-        RuntimeError: with ``throw``, contradictory evidence, non-finite numbers, or no
+        ValueError: tables that do not fit the graph, a solver that does not suit it, or something
+            else in the place of a graph, tables, a solver or an adjoint.
+        RuntimeError: with ``throw``, no possible joint state, non-finite numbers, or no
             convergence within ``max_steps`` (see `RESULTS`).
 
     Example:
@@ -59,7 +60,10 @@ def infer(
         >>> [m.round(3).tolist() for m in graph.unpack_variables(solution.marginals)]
         [[0.25, 0.75], [0.375, 0.625]]
     """
-    graph.check(log_potentials, log_evidence)
+    check_problem(graph, log_potentials, log_evidence)
+    check_object("solver", solver, AbstractSolver, "Elimination() or BeliefPropagation()")
+    adjoint = UnrolledAdjoint() if adjoint is None else adjoint
+    check_object("adjoint", adjoint, AbstractAdjoint, "UnrolledAdjoint() or ImplicitAdjoint()")
     if max_steps < 1:
         raise ValueError(f"max_steps is {max_steps}; it must be at least 1.")
     solution = solver.solve(
@@ -67,7 +71,7 @@ def infer(
         log_potentials,
         log_evidence,
         max_steps=max_steps,
-        adjoint=UnrolledAdjoint() if adjoint is None else adjoint,
+        adjoint=adjoint,
         init=init,
         factor_beliefs=factor_beliefs,
     )

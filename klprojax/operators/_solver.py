@@ -1,6 +1,7 @@
 """Contract of the inference operators, and the loop that every iterative one shares."""
 
 import abc
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -10,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from .._adjoint import AbstractAdjoint
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
-from ..graphs import FactorGraph
+from ..graphs import DiscreteModel, FactorGraph
 
 
 class AbstractSolver(eqx.Module):
@@ -29,6 +30,44 @@ class AbstractSolver(eqx.Module):
         factor_beliefs: bool,
     ) -> Solution:
         """Solve; see `infer` for the meaning of the arguments."""
+
+
+def check_problem(graph: Any, log_potentials: Any, log_evidence: Any) -> None:
+    """Raise a ValueError unless these are a graph, tables that fit it, and evidence tables."""
+    if not isinstance(graph, FactorGraph):
+        advice = (
+            "take graph and tables out of the model: graph, log_potentials = model.to_graph()"
+            if isinstance(graph, DiscreteModel)
+            else "make one from cardinalities and scopes: FactorGraph([2, 2], [(0, 1)])"
+        )
+        raise ValueError(f"graph is {_said(graph)}; expected a FactorGraph: {advice}.")
+    for name, tables in (("log_potentials", log_potentials), ("log_evidence", log_evidence)):
+        if tables is None and name == "log_evidence":
+            continue
+        if isinstance(tables, tuple | list) and all(hasattr(t, "dtype") for t in tables):
+            continue
+        maker = "graph.pack(tables)" if name == "log_potentials" else "graph.log_evidence({0: 1})"
+        names = "; model.evidence({...}) turns names into numbers" * isinstance(tables, Mapping)
+        raise ValueError(
+            f"{name} is {_said(tables)}; expected a tuple of arrays in nats, as {maker} makes them"
+            f"{names}."
+        )
+    graph.check(tuple(log_potentials), None if log_evidence is None else tuple(log_evidence))
+
+
+def check_object(name: str, got: Any, kind: type, examples: str) -> None:
+    """Raise a ValueError unless an option is an object of its kind: no name, no class."""
+    if not isinstance(got, kind):
+        instead = f"{got.__name__}()" if isinstance(got, type) else examples
+        raise ValueError(
+            f"{name} is {_said(got)}; expected an object with its settings. Write {instead}."
+        )
+
+
+def _said(got: Any) -> str:
+    if isinstance(got, type):
+        return f"the class {got.__name__}"
+    return repr(got) if isinstance(got, str) else f"of type {type(got).__name__}"
 
 
 def verdict(

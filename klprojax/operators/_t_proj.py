@@ -22,6 +22,7 @@ from ._belief_propagation import BeliefPropagation
 from ._elimination import Elimination
 from ._infer import infer
 from ._schedules import TreeSweep, is_forest
+from ._solver import check_problem
 
 
 @on_any_mesh()
@@ -58,7 +59,7 @@ def t_proj(
     Raises:
         ValueError: tables that do not fit the graph, an unknown method, ``"tree"`` on a graph with
             a cycle, ``"dense"`` or ``"elimination"`` on a graph too large for it.
-        RuntimeError: the evidence has probability zero.
+        RuntimeError: no joint state is possible.
 
     Reference: section 3.1, definition of T_Proj; Proposition 3.1 (i).
 
@@ -72,6 +73,7 @@ def t_proj(
     """
     if method not in ("auto", "dense", "elimination", "tree"):
         raise ValueError(f"method is {method!r}; use 'auto', 'dense', 'elimination' or 'tree'.")
+    check_problem(graph, log_potentials, log_evidence)
     if method == "dense":
         return _dense(graph, log_potentials, log_evidence)
     tree = method == "tree" or (method == "auto" and is_forest(graph))
@@ -116,7 +118,6 @@ def t_proj_dense(
 def _dense(
     graph: FactorGraph, log_potentials: FactorTables, log_evidence: VariableTables | None
 ) -> VariableTables:
-    graph.check(log_potentials, log_evidence)
     lift = ReplicatedLift(graph, evidence=log_evidence is not None)
     joint = lift.log_table(log_potentials, log_evidence)
     agreed = i_projection(lift.consensus, joint, throw=False)

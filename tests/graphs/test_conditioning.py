@@ -161,6 +161,10 @@ def test_contradictory_evidence_names_the_variables():
         condition(chain(), {1: 0, 2: 1})
     with pytest.raises(ContradictionError, match="Factor 0 is the constant zero"):
         condition(DiscreteModel((2,), ((),), (np.array(-np.inf),)))
+    # Without evidence it is the model's doing.
+    differ = DiscreteModel((2, 2), ((0, 1), (1,)), (np.full((2, 2), -np.inf), np.zeros(2)))
+    with pytest.raises(ContradictionError, match=r"The model gives every .* Correct its factors\."):
+        condition(differ)
     assert issubclass(ContradictionError, ValueError)
 
 

@@ -431,7 +431,7 @@ def test_contradictory_evidence_is_an_error_that_says_so(schedule):
     log_potentials = graph.pack([equal, equal])
     evidence = graph.log_evidence({0: 0, 2: 1})
     solver = BeliefPropagation(schedule=schedule)
-    with pytest.raises(RuntimeError, match="The evidence has probability zero"):
+    with pytest.raises(RuntimeError, match="Every joint state has probability zero"):
         infer(graph, log_potentials, solver, log_evidence=evidence)
     solution = infer(graph, log_potentials, solver, log_evidence=evidence, throw=False)
     assert bool(solution.result == RESULTS.contradiction)
@@ -444,7 +444,7 @@ def test_evidence_without_any_state_left_is_a_contradiction(engine):
     graph = FactorGraph([2, 2], [(0, 1)])
     log_potentials = graph.pack([np.zeros((2, 2))])
     evidence = graph.log_evidence({0: np.full(2, -np.inf)})
-    with pytest.raises(RuntimeError, match="The evidence has probability zero"):
+    with pytest.raises(RuntimeError, match="Every joint state has probability zero"):
         infer(graph, log_potentials, BeliefPropagation(engine=engine), log_evidence=evidence)
 
 

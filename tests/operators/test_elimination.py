@@ -211,7 +211,7 @@ def test_contradictory_evidence_is_an_error_that_says_so():
         [np.log([[1.0, 0.0], [0.0, 1.0]], where=np.eye(2) > 0, out=np.full((2, 2), -np.inf))]
     )
     evidence = graph.log_evidence({0: 0, 1: 1})
-    with pytest.raises(RuntimeError, match="The evidence has probability zero"):
+    with pytest.raises(RuntimeError, match="Every joint state has probability zero"):
         infer(graph, log_potentials, Elimination(), log_evidence=evidence)
     solution = infer(graph, log_potentials, Elimination(), log_evidence=evidence, throw=False)
     assert bool(solution.result == RESULTS.contradiction)

@@ -134,3 +134,15 @@ def test_max_steps_must_be_positive():
     graph, (tables, _), _ = problem()
     with pytest.raises(ValueError, match="max_steps is 0; it must be at least 1"):
         infer(graph, tables, BeliefPropagation(), max_steps=0)
+
+
+@pytest.mark.parametrize("solver", [Elimination(), BeliefPropagation()], ids=type)
+def test_tables_that_a_compiled_function_closes_over(solver):
+    # The solvers look at numbers they know; inside `jit` they cannot, whatever the numbers are.
+    graph, (tables, evidence), _ = problem(cycle=False)
+
+    def scaled(x):
+        return x * infer(graph, tables, solver, log_evidence=evidence, throw=False).log_partition
+
+    # Another engine, the same sums: a few roundings.
+    np.testing.assert_allclose(jax.jit(scaled)(2.0), scaled(2.0), rtol=1e-13)

@@ -111,7 +111,7 @@ def test_contradictions_raise(method):
     graph = FactorGraph([2, 2], [(0, 1)])
     log_potentials = graph.pack([np.array([[0.0, -INF], [-INF, 0.0]])])
     evidence = graph.log_evidence({0: 0, 1: 1})
-    with pytest.raises(RuntimeError, match="evidence has probability zero"):
+    with pytest.raises(RuntimeError, match="Every joint state has probability zero"):
         t_proj(graph, log_potentials, evidence, method=method)
 
 
