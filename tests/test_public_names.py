@@ -98,7 +98,7 @@ NAMES = {
 # From the ground up: a module may import what stands on an earlier line, and its own package.
 LAYERS = (
     {"_types", "_linear_solve"},
-    {"_solution", "_adjoint"},
+    {"_solution", "_adjoint", "_sharding"},
     {"geometry"},
     {"graphs"},
     {"operators"},
