@@ -9,7 +9,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, cast, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -57,9 +57,9 @@ def on_any_mesh(
             entry = _partition([named.get(name) for name in batch], axis)
             arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
 
-            def run(arrays: Any) -> R:
-                given, named = eqx.combine(arrays, rest)
-                return cast(Any, function)(*given, **named)
+            def run(arrays: Any) -> Any:
+                args, kwargs = eqx.combine(arrays, rest)
+                return cast(Any, function)(*args, **kwargs)
 
             traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(arrays))
             apply = _run_traced if traced else _run_concrete

@@ -148,6 +148,7 @@ def test_code_on_a_page_runs_in_order(page, tmp_path):
 
 def test_pages_with_code_are_known():
     assert {p.name for p in PAGES if "```python" in p.read_text()} == {
+        "choosing.md",
         "getting_started.md",
         "extending.md",
     }

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("part", ["inference", "rest", "circuits", "training"])
+@pytest.mark.parametrize(
+    ("dtype", "part"),
+    [("float32", "inference+others"), ("float64", "inference"), ("float64", "others")],
+)
 def test_four_devices_equal_one(dtype, part):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
     environment = {
@@ -24,6 +26,6 @@ def test_four_devices_equal_one(dtype, part):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr[-4000:]
