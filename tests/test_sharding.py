@@ -10,7 +10,11 @@ import pytest
 
 @pytest.mark.parametrize(
     ("dtype", "part"),
-    [("float32", "inference+others"), ("float64", "inference"), ("float64", "others")],
+    [
+        pytest.param("float32", "inference+others", marks=pytest.mark.slow),
+        ("float64", "inference"),
+        ("float64", "others"),
+    ],
 )
 def test_four_devices_equal_one(dtype, part):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
