@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from ...geometry import safe_logsumexp
-from ._log_matmul import log_matmul
 from ._rows import rows_of
 from ._structure import TensorStructure
 
@@ -65,14 +64,11 @@ def leaf_tables(
     return jnp.concatenate([log_inputs, total], axis=2)
 
 
-def leaf_values(tables: Array, evidence: Evidence) -> Array:
-    """Values ``[inputs, units, batch]`` from tables ``[inputs, units, columns]``."""
-    if evidence.states is None:
-        assert evidence.log_evidence is not None
-        return log_matmul(tables, evidence.log_evidence)
+def leaf_values(tables: Array, states: Array) -> Array:
+    """Values ``[inputs, units, batch]`` from tables ``[inputs, units, columns]`` and states."""
     # Missing entries, -1, are the last column.
     columns = tables.shape[2]
-    states = evidence.states.astype(jnp.int32)
+    states = states.astype(jnp.int32)
     states = jnp.where(states < 0, columns - 1, states)
     if columns <= MAX_SELECTED:
         return _select(tables, states)

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from ._evaluate import Noise, evaluate
 from ._leaf import Evidence
-from ._log_matmul import log_matmul
+from ._log_matmul import finite_max, log_sums
 from ._parameters import TensorParameters
 from ._structure import TensorStructure
 
@@ -65,19 +65,20 @@ _largest.defvjp(_largest_forward, _largest_backward)
 def _drawn(log_weights: Array, log_values: Array, noise: Array | None) -> Array:
     """Sums, whose derivative is a random term."""
     del noise
-    return log_matmul(log_weights, log_values)
+    return log_sums(log_weights, log_values)
 
 
 def _drawn_forward(log_weights, log_values, noise):
-    return log_matmul(log_weights, log_values), (log_weights, log_values, noise)
+    return log_sums(log_weights, log_values), (log_weights, log_values, noise)
 
 
 def _drawn_backward(residual, visited):
     log_weights, log_values, noise = residual
-    weights = jnp.exp(log_weights - _finite(jnp.max(log_weights, axis=2, keepdims=True)))
-    # One unit is visited or none, so this picks its row.
-    row = jnp.matmul(weights.transpose(0, 2, 1), visited, precision=lax.Precision.HIGHEST)
-    shares = row * jnp.exp(log_values - _finite(jnp.max(log_values, axis=1, keepdims=True)))
+    # One unit is visited or none; where none is, what is found counts for nothing.
+    unit = jnp.argmax(visited, axis=1)
+    row = jnp.take_along_axis(log_weights, unit[:, :, None], axis=1).transpose(0, 2, 1)
+    scores = row + log_values
+    shares = jnp.exp(scores - finite_max(scores, 1))
     upto = jnp.cumsum(shares, axis=1)
     # The first term whose sum so far exceeds the threshold; terms of share 0 are never that.
     term = jnp.sum(upto <= noise[:, None, :] * upto[:, -1:], axis=1, keepdims=True)
@@ -90,12 +91,13 @@ def _drawn_backward(residual, visited):
 _drawn.defvjp(_drawn_forward, _drawn_backward)
 
 
-def _finite(top: Array) -> Array:
-    return jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top)
-
-
 def _nothing(noise: Array | None) -> Array | None:
     return None if noise is None else jnp.zeros_like(noise)
+
+
+def _only(total):
+    """As a `Total` that loses nothing."""
+    return lambda *numbers: (total(*numbers), jnp.bool_(False))
 
 
 def best_parse(structure: TensorStructure, parameters: TensorParameters, table: Array) -> Array:
@@ -107,7 +109,7 @@ def best_parse(structure: TensorStructure, parameters: TensorParameters, table: 
     """
 
     def value(table):
-        return jnp.sum(evaluate(structure, parameters, Evidence(None, table), total=_largest))
+        return jnp.sum(evaluate(structure, parameters, Evidence(None, table), total=_only(_largest)))
 
     return jnp.argmax(jax.grad(value)(table), axis=1).astype(jnp.int32)
 
@@ -135,7 +137,7 @@ def draw_states(
 
     def value(table):
         evidence = Evidence(None, table)
-        return jnp.sum(evaluate(structure, parameters, evidence, total=_drawn, noise=noise))
+        return jnp.sum(evaluate(structure, parameters, evidence, total=_only(_drawn), noise=noise))
 
     states = jnp.argmax(jax.grad(value)(table), axis=1).astype(jnp.int32)
     return states.reshape(variables, count, batch)
