@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 from .._builder import CircuitModel
 from .._likelihood import join_rows, log_conditional
 from .._mpe import Explanation
-from ._evaluate import evaluate
+from ._evaluate import evaluate, known_wide
 from ._explicit import explicit
 from ._leaf import Evidence
 from ._mpe import explain, is_exact
@@ -316,7 +316,8 @@ class TensorCircuit(eqx.Module):
         evidence = self._evidence(rows, log_evidence, parameters.log_root.dtype)
         if not 0 <= softening < 1:
             raise ValueError(f"softening is {softening}; it must be at least 0 and less than 1.")
-        return _values(self.structure, float(softening), parameters, evidence)
+        exact = known_wide(self.structure, parameters, evidence.states is None)
+        return _values(self.structure, float(softening), exact, parameters, evidence)
 
     def log_partition(self, parameters: TensorParameters) -> Float[Array, ""]:
         """Log of the total of all weights; 0 for normalised parameters."""
@@ -387,7 +388,8 @@ class TensorCircuit(eqx.Module):
         Reference: Theorem 4.1.
         """
         table = self._table(parameters, rows, log_evidence)
-        grad = _marginals(self.structure, parameters, table).transpose(2, 0, 1)
+        exact = known_wide(self.structure, parameters, True)
+        grad = _marginals(self.structure, exact, parameters, table).transpose(2, 0, 1)
         return tuple(grad[:, ids, :card] for card, ids in self.structure.classes)
 
     def expected_values(
@@ -408,7 +410,8 @@ class TensorCircuit(eqx.Module):
             Means ``[rows, variables]``; zeros for impossible rows.
         """
         table = self._table(parameters, rows, log_evidence)
-        grad = _marginals(self.structure, parameters, table)
+        exact = known_wide(self.structure, parameters, True)
+        grad = _marginals(self.structure, exact, parameters, table)
         numbers = jnp.arange(grad.shape[1], dtype=grad.dtype)[None, :, None]
         return jnp.sum(grad * numbers, axis=1).T
 
@@ -512,8 +515,9 @@ class TensorCircuit(eqx.Module):
         self.check(parameters)
         dtype = parameters.log_root.dtype
         evidence = self._evidence(rows, log_evidence, dtype)
+        exact = known_wide(self.structure, parameters, evidence.states is None)
         values, back = jax.vjp(
-            lambda p: _values(self.structure, float(softening), p, evidence), parameters
+            lambda p: _values(self.structure, float(softening), exact, p, evidence), parameters
         )
         if row_weights is None:
             row_weights = jnp.ones_like(values)
@@ -539,14 +543,14 @@ def _normalized(logits: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return logits - top - np.log(np.exp(logits - top).sum(axis=axes, keepdims=True))
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _values(structure, softening, exact, parameters, evidence):
+    return evaluate(structure, parameters, evidence, softening, exact=exact)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
-def _values(structure, softening, parameters, evidence):
-    return evaluate(structure, parameters, evidence, softening)
-
-
-@partial(jax.jit, static_argnums=0)
-def _marginals(structure, parameters, table):
+def _marginals(structure, exact, parameters, table):
     def total(table):
-        return jnp.sum(evaluate(structure, parameters, Evidence(None, table)))
+        return jnp.sum(evaluate(structure, parameters, Evidence(None, table), exact=exact))
 
     return jax.grad(total)(table)

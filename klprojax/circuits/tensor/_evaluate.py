@@ -1,6 +1,8 @@
 """The upward pass of a tensor circuit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ._leaf import Evidence, leaf_tables, leaf_values
-from ._log_matmul import any_of, finite_max, log_matmul, log_sums, loses, weight_range
+from ._log_matmul import any_of, exact_log_matmul, finite_max, log_matmul, weight_range
 from ._parameters import TensorParameters
 from ._plan import INPUTS, ROLLED, TABLES, Plan, Product, Scan, make_plan
 from ._rows import rows_of
@@ -26,15 +28,20 @@ class Noise(NamedTuple):
 
 
 # From log-weights ``[nodes, out, in]``, log-values ``[nodes, in, batch]`` whose largest is 0, and
-# perhaps noise ``[nodes, batch]`` to ``[nodes, out, batch]``: sums, or what a query has instead;
-# and whether some possible sum was lost.
-Total = Callable[[Array, Array, Array | None], tuple[Array, Array]]
+# perhaps noise ``[nodes, batch]`` to ``[nodes, out, batch]``: sums, or what a query has instead.
+Total = Callable[[Array, Array, Array | None], Array]
 
 
-def exact_sum(log_weights: Array, log_values: Array, noise: Array | None) -> tuple[Array, Array]:
+def product_sum(log_weights: Array, log_values: Array, noise: Array | None) -> Array:
+    """Sums of weights that are not `wide`; needs no noise."""
+    del noise
+    return log_matmul(log_weights, log_values)
+
+
+def exact_sum(log_weights: Array, log_values: Array, noise: Array | None) -> Array:
     """Sums of any weights; needs no noise."""
     del noise
-    return log_sums(log_weights, log_values), jnp.bool_(False)
+    return exact_log_matmul(log_weights, log_values)
 
 
 def evaluate(
@@ -44,6 +51,7 @@ def evaluate(
     softening: float = 0.0,
     total: Total | None = None,
     noise: Noise | None = None,
+    exact: bool | None = None,
 ) -> Array:
     """Log-values of the root, ``[batch]``.
 
@@ -51,46 +59,48 @@ def evaluate(
     matrix product; a mixture is a sum of one unit's values. Long chains are one scan, so what is
     compiled grows with the number of differently shaped levels.
 
-    Matrix products lose small terms where weights are zero or nearly so (see `log_matmul`). If
-    they lost any, the circuit is evaluated a second time with sums that lose none. That is rare,
-    so it is compiled in as few pieces as possible and keeps nothing for the derivative.
+    Weights that are zero or nearly so need sums that check what they lose (see `wide`). Where it
+    is not known whether there are any, both ways are compiled, and the numbers choose one.
 
     Args:
         structure, parameters, evidence: the circuit.
         softening: see `TensorCircuit.log_values`.
         total: what takes the place of a sum; needs log-evidence, no states.
         noise: numbers for ``total``.
+        exact: whether sums check what they lose; chosen when it runs if None.
     """
+    if total is None and exact is not None:
+        total = exact_sum if exact else product_sum
     if total is not None:
         plan = make_plan(structure)
-        return _evaluate(structure, plan, softening, total, parameters, evidence, noise)[0]
-    wide = _wide(structure, parameters, evidence)
+        return _evaluate(structure, plan, softening, total, parameters, evidence, noise)
+    plans = make_plan(structure), make_plan(structure, ROLLED)
+    check = wide(structure, parameters, evidence.states is None)
+    # Of wide weights no derivative may come out as zero times infinity.
+    tame = jax.tree.map(lambda x: jnp.where(check, jnp.zeros_like(x), x), parameters)
+    usual = _evaluate(structure, plans[0], softening, product_sum, tame, evidence, None)
 
-    def product(log_weights, log_values, noise):
-        del noise
-        out = log_matmul(log_weights, log_values)
-        lost = jax.lax.cond(wide, loses, lambda *_: jnp.bool_(False), log_weights, log_values, out)
-        return out, lost
-
-    usual, lost = _evaluate(
-        structure, make_plan(structure), softening, product, parameters, evidence, None
-    )
-    plan = make_plan(structure, ROLLED)
-
+    # Rarely taken: compiled in as few pieces as possible, and nothing is kept for the derivative.
     @jax.checkpoint
-    def exact(parameters, evidence):
-        return _evaluate(structure, plan, softening, exact_sum, parameters, evidence, None)[0]
+    def checked(parameters, evidence):
+        return _evaluate(structure, plans[1], softening, exact_sum, parameters, evidence, None)
 
     return jax.lax.cond(
-        lost,
-        lambda usual, *numbers: exact(*numbers),
+        check,
+        lambda usual, *numbers: checked(*numbers),
         lambda usual, *numbers: usual,
         *(usual, parameters, evidence),
     )
 
 
-def _wide(structure: TensorStructure, parameters: TensorParameters, evidence: Evidence) -> Array:
-    """Whether some weight is too far below the largest of its sum for `log_matmul`."""
+@partial(jax.jit, static_argnums=(0, 2))
+def wide(structure: TensorStructure, parameters: TensorParameters, leaves: bool) -> Array:
+    """Whether some weight is too far below the largest of its sum for `log_matmul`.
+
+    Args:
+        structure, parameters: the circuit.
+        leaves: whether the leaves are sums, over the states of soft evidence.
+    """
     s = structure
     tables = [
         (parameters.log_weights, None),
@@ -99,7 +109,7 @@ def _wide(structure: TensorStructure, parameters: TensorParameters, evidence: Ev
     if parameters.log_mixing is not None:
         counts = s.partitions[:, None, None]
         tables.append((parameters.log_mixing, np.arange(s.max_partitions) < counts))
-    if evidence.states is None:
+    if leaves:
         cards = s.input_cardinalities[:, None, None]
         tables.append((parameters.log_inputs, np.arange(s.max_states) < cards))
     found = []
@@ -112,6 +122,30 @@ def _wide(structure: TensorStructure, parameters: TensorParameters, evidence: Ev
     return any_of(jnp.stack(found))
 
 
+# What is known of numbers while they are traced; see `assume_wide`.
+_ASSUMED: ContextVar[bool | None] = ContextVar("assumed", default=None)
+
+
+def known_wide(
+    structure: TensorStructure, parameters: TensorParameters, leaves: bool
+) -> bool | None:
+    """`wide` of concrete numbers; of traced ones what is assumed of them, or None."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parameters)):
+        return _ASSUMED.get()
+    with jax.ensure_compile_time_eval():
+        return bool(wide(structure, parameters, leaves))
+
+
+@contextmanager
+def assume_wide(known: bool | None) -> Iterator[None]:
+    """While tracing, take it as known whether weights are `wide`; the caller checks that."""
+    token = _ASSUMED.set(known)
+    try:
+        yield
+    finally:
+        _ASSUMED.reset(token)
+
+
 def _evaluate(
     structure: TensorStructure,
     plan: Plan,
@@ -120,18 +154,15 @@ def _evaluate(
     parameters: TensorParameters,
     evidence: Evidence,
     noise: Noise | None,
-) -> tuple[Array, Array]:
-    """Log-values of the root, and whether ``total`` lost some sum."""
+) -> Array:
     tables = leaf_tables(structure, parameters.log_inputs, evidence, softening)
     variables = np.asarray(structure.variables)
     blocks = np.asarray(structure.input_blocks)
     weights_of = structure.weights_of
     levels: dict[int, Array] = {}
-    lost = []
 
     def sums(weights: Array, values: Array, noise: Array | None = None) -> Array:
-        rest, shift, own = _sums(total, weights, values, noise)
-        lost.append(own)
+        rest, shift = _sums(total, weights, values, noise)
         return rest + shift
 
     def weights(nodes: np.ndarray) -> Array:
@@ -145,9 +176,7 @@ def _evaluate(
         given = evidence.of(variables[rows])
         if given.log_evidence is None:
             return leaf_values(own, given.states)
-        return sums(
-            own, given.log_evidence, None if noise is None else rows_of(noise.inputs, rows)
-        )
+        return sums(own, given.log_evidence, None if noise is None else rows_of(noise.inputs, rows))
 
     if len(plan.table_nodes) and evidence.states is None:
         levels[TABLES] = sums(
@@ -207,15 +236,13 @@ def _evaluate(
             continue
         carry = sums(weights(product.nodes), _product(product, read), own_noise(product.nodes))
         if step.scan is not None:
-            carry, own = _scan(carry, levels_of(step.scan), total)
-            lost.append(own)
+            carry = _scan(carry, levels_of(step.scan), total)
             carry = carry[: len(plan.products[step.last].nodes)]
         levels[step.last] = carry
     top = _product(plan.root, reader(plan.root))
     top = top.reshape(1, -1, top.shape[2])
     log_root = rows_of(parameters.log_root, plan.root.nodes).reshape(1, 1, -1)
-    value = sums(log_root, top, None if noise is None else noise.root)[0, 0]
-    return value, jnp.any(jnp.stack(lost))
+    return sums(log_root, top, None if noise is None else noise.root)[0, 0]
 
 
 def _product(product: Product, values: Callable[[int, np.ndarray], Array]) -> Array:
@@ -290,16 +317,13 @@ def stacked(read: Callable[[np.ndarray], Array], index: np.ndarray) -> Array:
     return found.reshape(*index.shape, *found.shape[1:])
 
 
-def _sums(
-    total: Total, weights: Array, values: Array, noise: Array | None
-) -> tuple[Array, Array, Array]:
-    """Sums of any values: numbers of moderate size, shifts ``[nodes, 1, batch]``, losses."""
+def _sums(total: Total, weights: Array, values: Array, noise: Array | None) -> tuple[Array, Array]:
+    """Sums of any values, as numbers of moderate size and shifts ``[nodes, 1, batch]`` to add."""
     shift = finite_max(values, 1)
-    rest, lost = total(weights, values - shift, noise)
-    return rest, shift, lost
+    return total(weights, values - shift, noise), shift
 
 
-def _scan(carry: Array, xs: _Levels, total: Total) -> tuple[Array, Array]:
+def _scan(carry: Array, xs: _Levels, total: Total) -> Array:
     """Evaluate levels one after the other, from the values of the level below the first.
 
     Shifts are added up apart from the values, and what rounding takes from them too: a value that
@@ -310,9 +334,8 @@ def _scan(carry: Array, xs: _Levels, total: Total) -> tuple[Array, Array]:
     carry = jnp.pad(carry, ((0, width - len(carry)), (0, 0), (0, 0)))  # rows that nothing reads
     none = jnp.zeros_like(carry[:, :1])
 
-    def body(below: _Shifted, x: _Levels) -> tuple[_Shifted, Array]:
+    def body(below: _Shifted, x: _Levels) -> tuple[_Shifted, None]:
         count = x.inputs.shape[1]
-        losses = []
         own = jnp.zeros_like(below.rest)
         if count:
             table, seen, noise = jax.tree.map(
@@ -322,8 +345,7 @@ def _scan(carry: Array, xs: _Levels, total: Total) -> tuple[Array, Array]:
             if seen.log_evidence is None:
                 own = leaf_values(table, seen.states)
             else:
-                rest, shift, lost = _sums(total, table, seen.log_evidence, noise)
-                losses.append(lost)
+                rest, shift = _sums(total, table, seen.log_evidence, noise)
                 own = rest + shift
             if count > 1:
                 own = own.reshape(width, count, *own.shape[1:]).sum(axis=1)
@@ -345,14 +367,14 @@ def _scan(carry: Array, xs: _Levels, total: Total) -> tuple[Array, Array]:
             own = _add(own, x.below_parents, below.rest)
             shift = _add(none, x.below_parents, below.shift)
             rounded = _add(none, x.below_parents, below.rounded)
-        rest, more, lost = _sums(total, x.weights, own, x.node_noise)
+        rest, more = _sums(total, x.weights, own, x.node_noise)
         after = shift + more
         part = after - shift
         rounded = rounded + ((shift - (after - part)) + (more - part))
-        return _Shifted(rest, after, rounded), jnp.any(jnp.stack([*losses, lost]))
+        return _Shifted(rest, after, rounded), None
 
-    end, lost = jax.lax.scan(body, _Shifted(carry, none, none), xs)
-    return (end.rest + end.rounded) + end.shift, jnp.any(lost)
+    end = jax.lax.scan(body, _Shifted(carry, none, none), xs)[0]
+    return (end.rest + end.rounded) + end.shift
 
 
 class _Shifted(NamedTuple):

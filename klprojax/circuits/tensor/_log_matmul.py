@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 # Both functions compute ``log sum_k exp(log_weights[n, j, k] + log_values[n, k, b])``, with
 # ``[nodes, out, in]`` and ``[nodes, in, batch]``, of values whose largest of every (node, row) is
-# 0 (or all are -inf): `finite_max` taken out.
+# 0 (or all are -inf): `finite_max` taken out. Their derivatives with respect to the log-weights,
+# in reverse, are the expected flows. To any order, forward and reverse.
 
 
 @jax.custom_jvp
@@ -22,68 +23,57 @@ def log_matmul(
 
     Right where the weights of every sum are within `weight_range` of its largest, whatever the
     values: the term of the largest value is then a normal number, and all that is lost below the
-    normal numbers is less than its rounding. Elsewhere small sums may count as zero; see
-    `loses` and `log_sums`.
+    normal numbers is less than its rounding. Elsewhere small sums count as zero.
 
     Differentiation:
-        The derivative with respect to the log-weights, in reverse, is the expected flow: two
-        matrix products and no exponential or logarithm. To any order, forward and reverse.
+        Two matrix products and no exponential or logarithm.
     """
     return _product(log_weights, log_values)[0]
 
 
 @log_matmul.defjvp
 def _log_matmul_jvp(primals, tangents):
-    out, weights, values, total = _product(*primals)
-    return out, _moved(weights, values, total, *tangents)
+    out, *product = _product(*primals)
+    return out, _moved(product, tangents)
+
+
+def exact_log_matmul(
+    log_weights: Float[Array, "nodes out in"], log_values: Float[Array, "nodes in batch"]
+) -> Float[Array, "nodes out batch"]:
+    """The sums for any weights: a matrix product unless it loses a possible sum, then term by term.
+
+    Differentiation:
+        As the values: by matrix products, or by log-sums.
+    """
+    return _exact(log_weights, log_values)[0]
 
 
 @jax.custom_jvp
-def log_sums(
-    log_weights: Float[Array, "nodes out in"], log_values: Float[Array, "nodes in batch"]
-) -> Float[Array, "nodes out batch"]:
-    """The same for any weights, term by term: all at once would take as much memory as there are.
-
-    Differentiation:
-        As `log_matmul`.
-    """
-
-    def add(carry, term):
-        top, total = carry
-        new = term[0] + term[1]
-        above = jnp.maximum(top, new)
-        shift = jnp.where(jnp.isneginf(above), jnp.zeros_like(above), above)
-        return (above, total * jnp.exp(top - shift) + jnp.exp(new - shift)), None
-
-    shape = (*log_weights.shape[:2], log_values.shape[2])
-    zero = jnp.zeros(shape, log_values.dtype)
-    (top, total), _ = lax.scan(add, (zero - jnp.inf, zero), _terms(log_weights, log_values))
-    return jnp.log(total) + jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top)
+def _exact(log_weights: Array, log_values: Array) -> tuple[Array, Array]:
+    """The sums, and 1 if the product loses some, else 0."""
+    out = _product(log_weights, log_values)[0]
+    tables = (log_weights, log_values)
+    possible = _matmul(*(jnp.logical_not(jnp.isneginf(t)).astype(out.dtype) for t in tables))
+    lost = any_of(jnp.logical_and(jnp.isneginf(out), possible > 0))
+    return lax.cond(lost, _log_sums, lambda *found: found[2], *tables, out), lost.astype(out.dtype)
 
 
-@log_sums.defjvp
-def _log_sums_jvp(primals, tangents):
-    out = log_sums(*primals)
-    shift = jnp.where(jnp.isneginf(out), jnp.zeros_like(out), out)
+@_exact.defjvp
+def _exact_jvp(primals, tangents):
+    out, lost = _exact(*primals)
+    _, *product = _product(*primals)
 
-    @partial(jax.checkpoint, prevent_cse=False)  # the shares of all terms are not kept
-    def add(moved, term):
-        weight, value, d_weight, d_value = term
-        return moved + jnp.exp(weight + value - shift) * (d_weight + d_value), None
+    # What the branches start from is kept for the backward pass, nothing of their own.
+    @partial(jax.checkpoint, prevent_cse=False)
+    def moved(lost, terms, product, tangents):
+        return lax.cond(
+            lost > 0,
+            lambda terms, product, tangents: _moved_by_terms(*terms, tangents),
+            lambda terms, product, tangents: _moved(product, tangents),
+            *(terms, product, tangents),
+        )
 
-    moved, _ = lax.scan(add, jnp.zeros_like(out), _terms(*primals, *tangents))
-    return out, moved
-
-
-def loses(
-    log_weights: Float[Array, "nodes out in"],
-    log_values: Float[Array, "nodes in batch"],
-    out: Float[Array, "nodes out batch"],
-) -> Bool[Array, ""]:
-    """Whether a result of `log_matmul` is ``-inf`` though one of its terms is possible."""
-    tables = lax.stop_gradient((log_weights, log_values))
-    terms = _matmul(*(jnp.logical_not(jnp.isneginf(t)).astype(out.dtype) for t in tables))
-    return any_of(jnp.logical_and(jnp.isneginf(lax.stop_gradient(out)), terms > 0))
+    return (out, lost), (moved(lost, (*primals, out), product, tangents), jnp.zeros_like(lost))
 
 
 def finite_max(table: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
@@ -114,12 +104,13 @@ def _any_of_mapped(size, mapped, flags):
 
 def _least(terms: int, dtype: jnp.dtype) -> float:
     # Each term loses less than the smallest normal number, so all lose less than half a unit in
-    # the last place of this; and reciprocals summed over millions of rows stay finite.
+    # the last place of this. The root: second derivatives divide by squares.
     info = jnp.finfo(dtype)
-    return float(info.tiny) * terms * 2 / float(info.eps)
+    return max(float(info.tiny) * terms * 2 / float(info.eps), float(info.tiny) ** 0.5)
 
 
 def _product(log_weights: Array, log_values: Array) -> tuple[Array, Array, Array, Array]:
+    """The sums, and weights, values and totals of the product; sums below `_least` are 0."""
     values = jnp.exp(log_values)
     weight_shift = finite_max(log_weights, 2)
     weights = jnp.exp(log_weights - weight_shift)
@@ -130,24 +121,13 @@ def _product(log_weights: Array, log_values: Array) -> tuple[Array, Array, Array
     return out, weights, values, jnp.where(zero, jnp.zeros_like(total), total)
 
 
-def _moved(weights, values, total, d_weights, d_values) -> Array:
+def _moved(product, tangents) -> Array:
     # Linear in the tangents, so its transpose is the backward pass: r = g / total, then
     # weights * (r values^T) and values * (weights^T r).
-    moved = _matmul(weights * d_weights, values) + _matmul(weights, values * d_values)
-    return _reciprocal(total) * moved
-
-
-@jax.custom_jvp
-def _reciprocal(total: Array) -> Array:
-    """``1 / total``, 0 where it is 0; no derivative squares it, which would overflow."""
+    weights, values, total = product
+    moved = _matmul(weights * tangents[0], values) + _matmul(weights, values * tangents[1])
     zero = total == 0
-    return jnp.where(zero, jnp.zeros_like(total), 1 / jnp.where(zero, 1.0, total))
-
-
-@_reciprocal.defjvp
-def _reciprocal_jvp(primals, tangents):
-    own = _reciprocal(*primals)
-    return own, -own * (own * tangents[0])
+    return jnp.where(zero, 0.0, 1 / jnp.where(zero, 1.0, total)) * moved
 
 
 def _terms(*tables: Array) -> tuple[Array, ...]:
@@ -159,6 +139,30 @@ def _terms(*tables: Array) -> tuple[Array, ...]:
         table.transpose(1, 0, 2)[:, :, None] if k % 2 else table.transpose(2, 0, 1)[..., None]
         for k, table in enumerate(tables)
     )
+
+
+def _log_sums(log_weights: Array, log_values: Array, out: Array) -> Array:
+    # Not all terms at once: that would take as much memory as there are.
+    terms = _terms(log_weights, log_values)
+    lowest = jnp.full_like(out, -jnp.inf)
+    top, _ = lax.scan(lambda top, x: (jnp.maximum(top, x[0] + x[1]), None), lowest, terms)
+    shift = jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top)
+
+    def add(total, term):
+        return total + jnp.exp(term[0] + term[1] - shift), None
+
+    return jnp.log(lax.scan(add, jnp.zeros_like(out), terms)[0]) + shift
+
+
+def _moved_by_terms(log_weights, log_values, out, tangents) -> Array:
+    shift = jnp.where(jnp.isneginf(out), jnp.zeros_like(out), out)
+
+    @partial(jax.checkpoint, prevent_cse=False)  # the shares of all terms are not kept
+    def add(moved, term):
+        weight, value, d_weight, d_value = term
+        return moved + jnp.exp(weight + value - shift) * (d_weight + d_value), None
+
+    return lax.scan(add, jnp.zeros_like(out), _terms(log_weights, log_values, *tangents))[0]
 
 
 def _matmul(a: Array, b: Array) -> Array:

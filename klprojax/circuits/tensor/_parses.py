@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from ._evaluate import Noise, evaluate
 from ._leaf import Evidence
-from ._log_matmul import finite_max, log_sums
+from ._log_matmul import exact_log_matmul, finite_max
 from ._parameters import TensorParameters
 from ._structure import TensorStructure
 
@@ -65,11 +65,11 @@ _largest.defvjp(_largest_forward, _largest_backward)
 def _drawn(log_weights: Array, log_values: Array, noise: Array | None) -> Array:
     """Sums, whose derivative is a random term."""
     del noise
-    return log_sums(log_weights, log_values)
+    return exact_log_matmul(log_weights, log_values)
 
 
 def _drawn_forward(log_weights, log_values, noise):
-    return log_sums(log_weights, log_values), (log_weights, log_values, noise)
+    return exact_log_matmul(log_weights, log_values), (log_weights, log_values, noise)
 
 
 def _drawn_backward(residual, visited):
@@ -95,11 +95,6 @@ def _nothing(noise: Array | None) -> Array | None:
     return None if noise is None else jnp.zeros_like(noise)
 
 
-def _only(total):
-    """As a `Total` that loses nothing."""
-    return lambda *numbers: (total(*numbers), jnp.bool_(False))
-
-
 def best_parse(structure: TensorStructure, parameters: TensorParameters, table: Array) -> Array:
     """States ``[variables, batch]`` of the parse of largest weight.
 
@@ -109,7 +104,7 @@ def best_parse(structure: TensorStructure, parameters: TensorParameters, table: 
     """
 
     def value(table):
-        return jnp.sum(evaluate(structure, parameters, Evidence(None, table), total=_only(_largest)))
+        return jnp.sum(evaluate(structure, parameters, Evidence(None, table), total=_largest))
 
     return jnp.argmax(jax.grad(value)(table), axis=1).astype(jnp.int32)
 
@@ -137,7 +132,7 @@ def draw_states(
 
     def value(table):
         evidence = Evidence(None, table)
-        return jnp.sum(evaluate(structure, parameters, evidence, total=_only(_drawn), noise=noise))
+        return jnp.sum(evaluate(structure, parameters, evidence, total=_drawn, noise=noise))
 
     states = jnp.argmax(jax.grad(value)(table), axis=1).astype(jnp.int32)
     return states.reshape(variables, count, batch)
