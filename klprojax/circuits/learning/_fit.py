@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from ..tensor import TensorCircuit, TensorParameters
 from ..tensor._evaluate import assume_wide, known_wide, wide
+from ..tensor._kinds import require_tensor
 from ._adam import AdamStep
 from ._checkpoint import Progress, Run, load_checkpoint, save_checkpoint
 from ._em import EMStep, maximize
@@ -91,6 +92,7 @@ def fit(
         >>> result.epochs
         3
     """
+    require_tensor(circuit, "fit")
     if isinstance(step, str):
         if step not in ("em", "adam"):
             raise ValueError(f"step is {step!r}; expected 'em', 'adam', an EMStep or an AdamStep.")

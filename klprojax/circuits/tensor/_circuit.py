@@ -14,8 +14,9 @@ from .._builder import CircuitModel
 from .._likelihood import join_rows, log_conditional
 from .._mpe import Explanation
 from ._evaluate import evaluate, known_wide
+from ._evidence import read_evidence, read_states
 from ._explicit import explicit
-from ._leaf import Evidence
+from ._leaf import IMPOSSIBLE, Evidence
 from ._mpe import explain, is_exact
 from ._parameters import TensorParameters
 from ._parses import draw_states
@@ -194,6 +195,11 @@ class TensorCircuit(eqx.Module):
         Raises:
             ValueError: a wrong shape, or mixed dtypes.
         """
+        if not isinstance(parameters, TensorParameters):
+            raise TypeError(
+                f"The parameters of a TensorCircuit are TensorParameters (see init), but got a "
+                f"{type(parameters).__name__}."
+            )
         wanted = {"log_mixing": None, **self.parameter_shapes}
         for name, shape in wanted.items():
             table = getattr(parameters, name)
@@ -215,60 +221,10 @@ class TensorCircuit(eqx.Module):
         Raises:
             ValueError: another number of variables, or a state that a variable does not have.
         """
-        rows = np.asarray(rows)
-        if rows.ndim != 2 or rows.shape[1] != self.num_variables:
-            raise ValueError(
-                f"The data has shape {rows.shape}; expected [rows, {self.num_variables}]."
-            )
-        missing = np.isnan(rows) if rows.dtype.kind == "f" else np.zeros(1, bool)
-        known = np.where(missing, -1, rows) if missing.any() else rows
-        states = known.astype(np.int8 if self.structure.max_states < 128 else np.int32)
-        wrong = (states != known) | (states < -1) | (states >= np.asarray(self.cardinalities))
-        if wrong.any():
-            row, v = np.argwhere(wrong)[0]
-            raise ValueError(
-                f"The data has {rows[row, v]} for variable {v} in row {row}; expected one of its "
-                f"states 0..{self.cardinalities[v] - 1}, or -1 or NaN for a missing entry."
-            )
-        return states
+        return read_states(self.structure, rows)
 
     def _evidence(self, rows: Any, log_evidence: Sequence[Array] | None, dtype: Any) -> Evidence:
-        s = self.structure
-        if (rows is None) == (log_evidence is None):
-            raise ValueError("Give either rows or log_evidence.")
-        if log_evidence is None:
-            if not isinstance(rows, jax.Array):
-                rows = jnp.asarray(self.states_from_data(rows))
-            if rows.ndim != 2 or rows.shape[1] != self.num_variables:
-                raise ValueError(
-                    f"The data has shape {rows.shape}; expected [rows, {self.num_variables}]."
-                )
-            if not jnp.issubdtype(rows.dtype, jnp.integer):
-                raise ValueError(
-                    f"Rows on the device have dtype {rows.dtype}; pass integers with -1 for "
-                    "missing entries (see states_from_data)."
-                )
-            return Evidence(rows.T, None)
-        got = [jnp.shape(table) for table in log_evidence]
-        batch = got[0][0] if got and got[0] else 0
-        wanted = [(batch, len(ids), card) for card, ids in s.classes]
-        if got != wanted:
-            raise ValueError(
-                f"log_evidence has shapes {got}; expected {[('rows', *w[1:]) for w in wanted]}, "
-                "one array per cardinality."
-            )
-        if any(table.dtype != dtype for table in log_evidence):
-            raise ValueError(f"log_evidence must have the parameters' dtype {dtype}.")
-        padded = [
-            jnp.pad(
-                table,
-                ((0, 0), (0, 0), (0, s.max_states - table.shape[2])),
-                constant_values=-jnp.inf,
-            )
-            for table in log_evidence
-        ]
-        order = np.argsort(np.concatenate([ids for _, ids in s.classes]))
-        return Evidence(None, jnp.concatenate(padded, axis=1)[:, order].transpose(1, 2, 0))
+        return read_evidence(self.structure, rows, log_evidence, dtype)
 
     def _table(self, parameters: TensorParameters, rows: Any, log_evidence: Any) -> Array:
         """Checked log-evidence ``[variables, states, rows]``."""
@@ -292,8 +248,8 @@ class TensorCircuit(eqx.Module):
 
         Args:
             parameters: the numbers, normalised or not.
-            rows: states ``[rows, variables]``, -1 (NaN on the host) for missing entries, which are
-                summed out.
+            rows: states ``[rows, variables]``; missing entries (-1, NaN) are summed out. Traced
+                rows are integers, and other numbers than states and -1 are impossible.
             log_evidence: instead of rows, one log-table per cardinality (ascending), ``[rows,
                 variables of that cardinality, states]``; soft or hard.
             softening: treat an observed state as soft evidence, ``1 - softening`` on the state and
@@ -545,7 +501,10 @@ def _normalized(logits: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _values(structure, softening, exact, parameters, evidence):
-    return evaluate(structure, parameters, evidence, softening, exact=exact)
+    values = evaluate(structure, parameters, evidence, softening, exact=exact)
+    if evidence.states is None:
+        return values
+    return jnp.where(jnp.any(evidence.states == IMPOSSIBLE, axis=0), -jnp.inf, values)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -16,8 +16,15 @@ from ._structure import TensorStructure
 MAX_SELECTED = 16
 
 
+# In place of a state that the variable does not have.
+IMPOSSIBLE = -2
+
+
 class Evidence(NamedTuple):
-    """Observed states ``[variables, batch]`` (-1: missing), or log-evidence, states in between."""
+    """Observed states ``[variables, batch]``, or log-evidence, states in between.
+
+    -1 is a missing entry. `IMPOSSIBLE` counts as one here: it makes the whole row impossible.
+    """
 
     states: Integer[Array, "variables batch"] | None
     log_evidence: Float[Array, "variables states batch"] | None
@@ -33,7 +40,7 @@ class Evidence(NamedTuple):
         assert self.states is not None
         observed = self.states.astype(jnp.int32)[:, None, :]
         columns = jnp.arange(states, dtype=jnp.int32)
-        allowed = (observed < 0) | (observed == columns[None, :, None])
+        allowed = (observed == -1) | (observed == columns[None, :, None])
         return jnp.where(allowed, jnp.zeros((), dtype), -jnp.inf)
 
 
