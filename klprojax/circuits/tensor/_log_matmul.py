@@ -68,7 +68,7 @@ def _exact_jvp(primals, tangents):
     def moved(lost, terms, product, tangents):
         return lax.cond(
             lost > 0,
-            lambda terms, product, tangents: _moved_by_terms(*terms, tangents),
+            lambda terms, product, tangents: _moved_by_terms(terms, tangents),
             lambda terms, product, tangents: _moved(product, tangents),
             *(terms, product, tangents),
         )
@@ -154,7 +154,8 @@ def _log_sums(log_weights: Array, log_values: Array, out: Array) -> Array:
     return jnp.log(lax.scan(add, jnp.zeros_like(out), terms)[0]) + shift
 
 
-def _moved_by_terms(log_weights, log_values, out, tangents) -> Array:
+def _moved_by_terms(terms, tangents) -> Array:
+    log_weights, log_values, out = terms
     shift = jnp.where(jnp.isneginf(out), jnp.zeros_like(out), out)
 
     @partial(jax.checkpoint, prevent_cse=False)  # the shares of all terms are not kept
