@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from .._types import FactorTables
 from ..graphs import FactorGraph
 from ._circuit import Circuit
+from ._kinds import require_explicit
 from ._structure import PRODUCT, SUM
 
 
@@ -83,6 +84,7 @@ def activation_lift(circuit: Circuit) -> ActivationLift:
 
     Reference: section 4.3, Theorem 4.6.
     """
+    require_explicit(circuit, "activation_lift")
     s = circuit.structure
     offsets, by_child = s.by_child
     parents_of = np.diff(offsets)

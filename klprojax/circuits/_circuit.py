@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Integer
 from .._types import VariableTables
 from ..geometry import safe_logsumexp
 from ._leaves import AbstractDiscreteLeaf
+from ._rows import numeric_rows, states_of
 from ._structure import LEAF, SUM, CircuitStructure, LeafGroup, is_indicator
 from ._validation import check_semantics, check_wiring
 
@@ -201,7 +202,7 @@ class Circuit(eqx.Module):
         """
         s = self.structure
         dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
-        rows = np.asarray(rows)
+        rows = numeric_rows(rows)
         if rows.ndim == 0 or rows.shape[-1] != self.num_variables:
             raise ValueError(
                 f"The data has shape {rows.shape}; its last axis must be the {self.num_variables} "
@@ -209,17 +210,8 @@ class Circuit(eqx.Module):
             )
         tables = []
         for ids, card in zip(s.class_members, s.classes, strict=True):
-            part = rows[..., ids]
-            missing = np.isnan(part) if part.dtype.kind == "f" else np.zeros(part.shape, bool)
-            states = np.where(missing, -1, part).astype(np.int64)
-            wrong = (states < -1) | (states >= card) | (np.where(missing, -1, part) != states)
-            if wrong.any():
-                at = np.argwhere(wrong)[0]
-                raise ValueError(
-                    f"The data has {part[tuple(at)]} for variable {ids[at[-1]]}; expected one of "
-                    f"its states 0..{card - 1}, or -1 or NaN for a missing entry."
-                )
-            table = np.full((*part.shape, card), -np.inf, dtype)
+            states = states_of(rows[..., ids], [int(card)] * len(ids), ids)
+            table = np.full((*states.shape, card), -np.inf, dtype)
             table[states < 0] = 0.0
             seen = states >= 0
             table[(*np.nonzero(seen), states[seen])] = 0.0

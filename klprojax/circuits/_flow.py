@@ -20,6 +20,9 @@ from jaxtyping import Array, Bool, Int
 
 from ._layered_plan import LayeredPlan
 
+# Scans of fewer steps round too little to be worth a second pass.
+_LONG = 64
+
 
 class Flow(eqx.Module):
     """A graph, its edges and its two scans.
@@ -132,10 +135,34 @@ def accurate_slopes(flow: Flow, given: Array, values: Array, log_weights: Array)
     Any numbers g may be taken out of the values if the weights of sums get ``g_source - g_target``
     in return, and one edge of a product ``sum g_source - g_target``. With the values rounded to
     integers as g these differences are exact, and a second pass finds what is left, numbers below
-    1. Only in float32: in float64 the values would have to be a billion times larger.
+    1. Only in float32.
+    """
+    _, rest, weights = split_values(flow, given, values, log_weights)
+    return edge_slopes(flow, rest, weights)
+
+
+def accurate_values(flow: Flow, given: Array, log_weights: Array) -> Array:
+    """`evaluate` without the rounding that adds up along a long chain.
+
+    Every step rounds a sum to its own size, the same way if the steps are alike; where the graph
+    has many, a second pass finds the numbers that `split_values` leaves. Only in float32.
+    """
+    values = evaluate(flow, given, log_weights)
+    if flow.forward.index.shape[0] < _LONG:
+        return values
+    gauge, rest, _ = split_values(flow, given, values, log_weights)
+    return gauge + rest
+
+
+def split_values(
+    flow: Flow, given: Array, values: Array, log_weights: Array
+) -> tuple[Array, Array, Array]:
+    """Values as integers and a rest, and the weights that the rest is the evaluation of.
+
+    In float64 everything is the rest: the values would have to be a billion times larger.
     """
     if jnp.finfo(values.dtype).bits > 32:
-        return edge_slopes(flow, values, log_weights)
+        return jnp.zeros_like(values), values, log_weights
     gauge = lax.stop_gradient(
         jnp.round(jnp.where(jnp.isneginf(values), jnp.zeros_like(values), values))
     )
@@ -148,8 +175,7 @@ def accurate_slopes(flow: Flow, given: Array, values: Array, log_weights: Array)
     total = segment_sum(below, flow.target, flow.num_nodes)[flow.target]
     own = jnp.where(first.reshape(-1, *ones), total - above, jnp.zeros_like(total))
     weights = log_weights + jnp.where(is_sum, below - above, own)
-    rest = evaluate(flow, given - gauge[flow.given], weights)
-    return edge_slopes(flow, rest, weights)
+    return gauge, evaluate(flow, given - gauge[flow.given], weights), weights
 
 
 def propagate(flow: Flow, slopes: Array, change: Array) -> Array:

@@ -8,10 +8,11 @@ from .._sharding import on_any_mesh
 from .._types import Scalar, VariableTables
 from ..geometry import log_normalize, safe_log
 from ._circuit import Circuit
+from ._kinds import require_explicit
 from ._leaves import AbstractContinuousLeaf, AbstractDiscreteLeaf
 from ._properties import is_deterministic
 from ._structure import is_indicator
-from ._sweep import sweep
+from ._sweep import Sweep, sweep
 
 
 @on_any_mesh()
@@ -42,6 +43,7 @@ def entropy(
     Raises:
         ValueError: a circuit that is not shown to be deterministic.
     """
+    require_explicit(circuit, "entropy")
     _require_deterministic(circuit, check)
     if log_evidence is None:
         log_evidence = circuit.log_evidence(dtype=log_weights.dtype)
@@ -83,13 +85,16 @@ def kl_divergence(
     Raises:
         ValueError: a circuit that is not shown to be deterministic, or continuous leaves.
     """
+    require_explicit(circuit, "kl_divergence")
     _require_deterministic(circuit, check)
     if any(isinstance(g.family, AbstractContinuousLeaf) for g in circuit.groups):
         raise ValueError("kl_divergence is defined for circuits of discrete variables.")
     p = sweep(circuit, log_weights, leaf_parameters=leaf_parameters)
     q = sweep(circuit, other_log_weights, leaf_parameters=other_leaf_parameters)
-    escaped = jnp.logical_and(p.edge_probs > 0, q.gates <= 0)
-    gaps = p.edge_probs * (_finite_log(p.gates) - _finite_log(q.gates))
+    log_p = _log_gates(circuit, log_weights, p)
+    log_q = _log_gates(circuit, other_log_weights, q)
+    escaped = jnp.logical_and(p.edge_probs > 0, jnp.isneginf(log_q))
+    gaps = p.edge_probs * (_finite(log_p) - _finite(log_q))
     total = jnp.sum(jnp.where(escaped, jnp.inf, gaps))
     evidence = circuit.log_evidence(dtype=log_weights.dtype)
     pairs = zip(
@@ -139,6 +144,7 @@ def expected_values(
     Returns:
         One number a variable.
     """
+    require_explicit(circuit, "expected_values")
     got = sweep(circuit, log_weights, log_evidence, leaf_parameters=leaf_parameters, values=values)
     parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)
     s = circuit.structure
@@ -176,6 +182,15 @@ def _leaf_posterior(circuit: Circuit, group: int, theta: Array, log_evidence) ->
     table = family.log_table(theta, s.shape.classes[family_class])
     own = log_evidence[family_class][s.row_of[s.groups[group].variables]]
     return jax.vmap(log_normalize)(table + own)
+
+
+def _log_gates(circuit: Circuit, log_weights: Array, swept: Sweep) -> Array:
+    """Logarithms of gates, also of those below the range of the format."""
+    s = circuit.structure
+    totals = _finite(swept.log_values[s.parents[s.sum_edges]])
+    terms = log_weights + swept.log_values[s.children[s.sum_edges]] - totals
+    low = swept.gates < float(jnp.finfo(swept.gates.dtype).tiny) ** 0.5
+    return jnp.where(low, terms, jnp.log(jnp.where(low, 1.0, swept.gates)))
 
 
 def _finite(log_values: Array) -> Array:

@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 
 from .._sharding import on_any_mesh
 from ._circuit import Circuit
-from ._flow import evaluate
+from ._flow import accurate_values
+from ._kinds import require_explicit
+from ._rows import missing_entries, numeric_rows
 from ._sweep import edge_log_weights, finite_or_stuck, leaf_log_values, log_partition
 
 
@@ -48,26 +50,40 @@ def log_likelihood(
         ValueError: rows that do not fit the circuit, or that contradict ``given`` by stating
             another value for the same variable.
     """
-    rows = np.asarray(rows)
+    require_explicit(circuit, "log_likelihood")
+    rows = numeric_rows(rows)
     if rows.ndim != 2:
         raise ValueError(f"rows has shape {rows.shape}; expected [rows, variables].")
     if given is None:
         log_total = log_partition(circuit, log_weights, leaf_parameters=leaf_parameters)
         return _unnormalised(circuit, log_weights, rows, leaf_parameters, batch_size) - log_total
-    both, given = join_rows(rows, given)
+    continuous = np.asarray(circuit.cardinalities) == 0
+    both, given = join_rows(rows, given, continuous)
     log_joint = _unnormalised(circuit, log_weights, both, leaf_parameters, batch_size)
     log_given = _unnormalised(circuit, log_weights, given, leaf_parameters, batch_size)
     return log_conditional(log_joint, log_given)
 
 
-def join_rows(rows: np.ndarray, given: Any) -> tuple[np.ndarray, np.ndarray]:
+def join_rows(
+    rows: np.ndarray, given: Any, continuous: Any = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows with the entries that ``given`` adds, and ``given`` with one row each.
+
+    Args:
+        rows, given: numbers, -1 and NaN where missing.
+        continuous: per variable, whether -1 is a value.
 
     Raises:
         ValueError: a variable with two values.
     """
-    given = np.broadcast_to(np.asarray(given), rows.shape)
-    known, asked = ~_missing(given), ~_missing(rows)
+    given = numeric_rows(given)
+    if given.ndim not in (1, 2) or np.broadcast_shapes(given.shape, rows.shape) != rows.shape:
+        raise ValueError(
+            f"given has shape {given.shape}; expected one row for each of the data's, or one for "
+            f"all: {rows.shape} or {rows.shape[1:]}."
+        )
+    given = np.broadcast_to(given, rows.shape)
+    known, asked = ~missing_entries(given, continuous), ~missing_entries(rows, continuous)
     clash = known & asked & (given != rows)
     if clash.any():
         row, variable = np.argwhere(clash)[0]
@@ -83,10 +99,6 @@ def log_conditional(log_joint: Array, log_given: Array) -> Array:
     impossible = jnp.isneginf(log_given)
     log_given = jnp.where(impossible, jnp.zeros_like(log_given), log_given)
     return jnp.where(impossible, jnp.full_like(log_joint, -jnp.inf), log_joint - log_given)
-
-
-def _missing(rows: np.ndarray) -> np.ndarray:
-    return np.isnan(rows) if rows.dtype.kind == "f" else rows == -1
 
 
 def _unnormalised(circuit, log_weights, rows, leaf_parameters, batch_size) -> Array:
@@ -114,4 +126,4 @@ def _batch(shape, wiring, log_weights, log_evidence, parameters, values):
     log_evidence = tuple(jnp.moveaxis(table, 0, -1) for table in log_evidence)
     leaves = leaf_log_values(shape, wiring.leaves, log_evidence, parameters, values.T)
     weights = edge_log_weights(wiring, log_weights)[:, None]
-    return finite_or_stuck(evaluate(wiring.flow, leaves, weights)[shape.root])
+    return finite_or_stuck(accurate_values(wiring.flow, leaves, weights)[shape.root])

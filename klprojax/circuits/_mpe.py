@@ -12,10 +12,11 @@ from .._sharding import on_any_mesh
 from .._types import VariableTables
 from ._circuit import Circuit
 from ._flow import scan_values
+from ._kinds import require_explicit
 from ._leaves import AbstractContinuousLeaf, Indicator
 from ._properties import is_deterministic
 from ._selection import leaf_tables, reached, read_states, select_best
-from ._sweep import _sweep, edge_log_weights
+from ._sweep import _sweep, edge_log_weights, log_neighbours
 
 
 class Explanation(eqx.Module):
@@ -71,6 +72,7 @@ def mpe(
     Raises:
         ValueError: numbers that do not fit the circuit, or ``max_steps`` below 0.
     """
+    require_explicit(circuit, "mpe")
     if max_steps < 0:
         raise ValueError(f"max_steps is {max_steps}; it must be at least 0.")
     if log_evidence is None:
@@ -111,7 +113,7 @@ def _mpe(shape, exact, max_steps, wiring, log_weights, log_evidence, parameters,
     def climb(states):
         def neighbours(states):
             got = run(at(states))
-            scores = _neighbours(shape, wiring, got.log_derivatives, parameters, log_evidence)
+            scores = log_neighbours(shape, wiring, got.log_derivatives, parameters, log_evidence)
             return got.log_partition, scores
 
         def unfinished(carry):
@@ -171,36 +173,3 @@ def _best_parse(shape, wiring, log_weights, log_evidence, parameters, values):
     classes, continuous = read_states(shape, wiring, active, states)
     values = values if continuous is None else continuous
     return tuple(part.astype(jnp.int32) for part in classes), values
-
-
-def _neighbours(shape, wiring, log_derivatives, parameters, log_evidence):
-    """``log S`` after setting one variable to one state, per class ``[variables, states]``."""
-    down = log_derivatives[wiring.flow.given]
-    parts: dict[int, list] = {}
-    at = 0
-    for (family, group_class), wires, theta in zip(
-        shape.groups, wiring.leaves, parameters, strict=True
-    ):
-        count = wires.rows.shape[0]
-        own = down[at : at + count]
-        at += count
-        if group_class < 0:
-            continue
-        card = shape.classes[group_class]
-        if isinstance(family, Indicator):
-            entry = (wires.rows * card + wires.states, own)
-        else:
-            cells = wires.rows[:, None] * card + jnp.arange(card, dtype=wires.rows.dtype)[None]
-            table = family.log_table(theta, card) + own[:, None]
-            entry = (cells.reshape(-1), table.reshape(-1))
-        parts.setdefault(group_class, []).append(entry)
-    out = []
-    for c, card in enumerate(shape.classes):
-        cells = jnp.concatenate([cells for cells, _ in parts[c]])
-        terms = jnp.concatenate([terms for _, terms in parts[c]])
-        size = shape.counts[c] * card
-        top = jnp.full(size, -jnp.inf, terms.dtype).at[cells].max(terms)
-        shift = jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))
-        total = jnp.zeros(size, terms.dtype).at[cells].add(jnp.exp(terms - shift[cells]))
-        out.append((jnp.log(total) + shift).reshape(-1, card) + log_evidence[c])
-    return tuple(out)

@@ -34,6 +34,13 @@ def multiply(one: CircuitModel, two: CircuitModel, *, max_nodes: int = _MOST_NOD
 
     Reference: Vergari et al. (2021), compatible products.
     """
+    for model in (one, two):
+        if not isinstance(model, CircuitModel):
+            raise TypeError(
+                f"multiply needs models of explicit circuits, but got a {type(model).__name__}; "
+                "pass CircuitModel(circuit, log_weights, leaf_parameters), or what to_circuit of a "
+                "TensorCircuit returns."
+            )
     cards = one.circuit.cardinalities
     if cards != two.circuit.cardinalities:
         raise ValueError(

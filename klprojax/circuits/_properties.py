@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 
 from ._circuit import Circuit
+from ._kinds import require_explicit
 from ._structure import LEAF, PRODUCT, SUM, CircuitStructure, is_indicator
 
 # Most pairs of children compared at one sum node before giving up.
@@ -28,6 +29,7 @@ def is_deterministic(circuit: Circuit) -> bool:
 
     Reference: Darwiche (2003), determinism; needed for `mpe` to be exact and for `entropy`.
     """
+    require_explicit(circuit, "is_deterministic")
     s = circuit.structure
     supports, starts = _supports(s)
     joint = _JointSupport(s)
@@ -162,6 +164,7 @@ def is_structured(circuit: Circuit) -> bool:
     Returns:
         A Python bool.
     """
+    require_explicit(circuit, "is_structured")
     split: dict[bytes, set[bytes]] = {}
     s = circuit.structure
     for node in np.flatnonzero((s.kinds == PRODUCT) & (s.fan_in > 1)).tolist():

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key, Num, UInt32
 from .._sharding import on_any_mesh
 from .._types import VariableTables
 from ._circuit import Circuit
+from ._kinds import require_explicit
 from ._leaves import AbstractContinuousLeaf, Indicator
 from ._selection import leaf_tables, reached, read_states, select_best
 from ._sweep import edge_log_weights, evaluate, leaf_log_values
@@ -47,6 +48,7 @@ def sample(
     Raises:
         ValueError: numbers that do not fit the circuit, or fewer than one sample.
     """
+    require_explicit(circuit, "sample")
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1.")
     if log_evidence is None:

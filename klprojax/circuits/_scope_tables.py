@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ._circuit import Circuit
+from ._kinds import require_explicit
 from ._structure import LEAF, PRODUCT, is_indicator
 
 _MOST_ENTRIES = 2**16
@@ -39,6 +40,7 @@ def scope_table_marginals(
 
     Reference: section 4.3, "Two-step KL operator".
     """
+    require_explicit(circuit, "scope_table_marginals")
     s = circuit.structure
     cards = circuit.cardinalities
     if not all(map(is_indicator, s.groups)):

@@ -18,7 +18,16 @@ from .._solution import RESULTS
 from .._types import Scalar, VariableTables
 from ..geometry import safe_log
 from ._circuit import Circuit
-from ._flow import Flow, accurate_slopes, evaluate, propagate_back, segment_sum
+from ._flow import (
+    Flow,
+    accurate_values,
+    edge_slopes,
+    evaluate,
+    propagate_back,
+    segment_sum,
+    split_values,
+)
+from ._kinds import require_explicit
 from ._leaves import AbstractContinuousLeaf, Indicator, table_value
 from ._structure import Shape, Wiring
 
@@ -35,6 +44,8 @@ class Sweep(eqx.Module):
             ``log_weights``.
         gates: ``Pr(select c | e, visit s) = w_sc S(c) / S(s)`` of the same edges.
         marginals: ``Pr(X_i = t | e)`` of every discrete variable, one array per cardinality.
+        log_marginals: their logarithms, nats; finite where a probability is below the range of
+            floating-point numbers, ``-inf`` where it is 0.
 
     With impossible evidence all probabilities are 0.
     """
@@ -46,16 +57,12 @@ class Sweep(eqx.Module):
     edge_probs: Float[Array, " weights"]
     gates: Float[Array, " weights"]
     marginals: VariableTables
+    log_marginals: VariableTables
 
     @property
     def possible(self) -> Bool[Array, ""]:
         """Whether the evidence has positive probability."""
         return jnp.logical_not(jnp.isneginf(self.log_partition))
-
-    @property
-    def log_marginals(self) -> VariableTables:
-        """Log-probabilities of every discrete variable."""
-        return tuple(safe_log(table) for table in self.marginals)
 
 
 @on_any_mesh()
@@ -101,6 +108,7 @@ def sweep(
         >>> [round(float(p), 6) for p in sweep(circuit, log_weights, evidence).gates]
         [0.4, 0.6, 0.0]
     """
+    require_explicit(circuit, "sweep")
     if log_evidence is None:
         log_evidence = circuit.log_evidence(dtype=log_weights.dtype)
     parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)
@@ -134,6 +142,7 @@ def log_partition(
     Returns:
         A scalar, nats; `-inf` if the evidence is impossible.
     """
+    require_explicit(circuit, "log_partition")
     if log_evidence is None:
         log_evidence = circuit.log_evidence(dtype=log_weights.dtype)
     parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)
@@ -184,7 +193,7 @@ def finite_or_stuck(log_root: Array) -> Array:
 @partial(jax.jit, static_argnums=0)
 def _log_partition(shape, wiring, log_weights, log_evidence, parameters, values):
     given = leaf_log_values(shape, wiring.leaves, log_evidence, parameters, values)
-    log_values = evaluate(wiring.flow, given, edge_log_weights(wiring, log_weights))
+    log_values = accurate_values(wiring.flow, given, edge_log_weights(wiring, log_weights))
     return finite_or_stuck(log_values[shape.root])
 
 
@@ -197,23 +206,76 @@ def _sweep(shape, wiring, log_weights, log_evidence, parameters, values):
 
     given, to_evidence = jax.vjp(leaves, log_evidence)
     weights = edge_log_weights(wiring, log_weights)
-    log_values = evaluate(flow, given, weights)
+    gauge, rest, moved = split_values(flow, given, evaluate(flow, given, weights), weights)
+    log_values = gauge + rest
     log_root = finite_or_stuck(log_values[shape.root])
-    gates = accurate_slopes(flow, given, log_values, weights)
+    gates = edge_slopes(flow, rest, moved)
     seed = jnp.where(jnp.isneginf(log_root), jnp.zeros_like(log_root), jnp.ones_like(log_root))
     start = jnp.zeros_like(log_values).at[shape.root].set(seed)
     visits = propagate_back(flow, gates, start)
     (marginals,) = to_evidence(visits[flow.given])
     gates = gates[wiring.sum_edges]
+    log_derivatives = _log_derivatives(flow, shape.root, log_values, weights)
+    log_joint = log_neighbours(shape, wiring, log_derivatives, parameters, log_evidence)
+    log_marginals = tuple(
+        _log_probabilities(table, joint, log_root)
+        for table, joint in zip(marginals, log_joint, strict=True)
+    )
     return Sweep(
         log_partition=log_root,
         log_values=log_values,
-        log_derivatives=_log_derivatives(flow, shape.root, log_values, weights),
+        log_derivatives=log_derivatives,
         visits=visits,
         edge_probs=visits[flow.target[wiring.sum_edges]] * gates,
         gates=gates,
         marginals=marginals,
+        log_marginals=log_marginals,
     )
+
+
+def _log_probabilities(table: Array, log_joint: Array, log_total: Array) -> Array:
+    """Logarithms of probabilities, also of those below the range of the format.
+
+    Others are more accurate as they are: they do not depend on the size of the log-values.
+    """
+    info = jnp.finfo(table.dtype)
+    tiny = table < float(info.tiny) ** 0.5
+    impossible = jnp.isneginf(log_total)
+    low = log_joint - jnp.where(impossible, jnp.zeros_like(log_total), log_total)
+    return jnp.where(tiny, low, jnp.log(jnp.where(tiny, 1.0, table)))
+
+
+def log_neighbours(shape, wiring, log_derivatives, parameters, log_evidence):
+    """``log S`` after setting one variable to one state, per class ``[variables, states]``."""
+    down = log_derivatives[wiring.flow.given]
+    parts: dict[int, list] = {}
+    at = 0
+    for (family, group_class), wires, theta in zip(
+        shape.groups, wiring.leaves, parameters, strict=True
+    ):
+        count = wires.rows.shape[0]
+        own = down[at : at + count]
+        at += count
+        if group_class < 0:
+            continue
+        card = shape.classes[group_class]
+        if isinstance(family, Indicator):
+            entry = (wires.rows * card + wires.states, own)
+        else:
+            cells = wires.rows[:, None] * card + jnp.arange(card, dtype=wires.rows.dtype)[None]
+            table = family.log_table(theta, card) + own[:, None]
+            entry = (cells.reshape(-1), table.reshape(-1))
+        parts.setdefault(group_class, []).append(entry)
+    out = []
+    for c, card in enumerate(shape.classes):
+        cells = jnp.concatenate([cells for cells, _ in parts[c]])
+        terms = jnp.concatenate([terms for _, terms in parts[c]])
+        size = shape.counts[c] * card
+        top = jnp.full(size, -jnp.inf, terms.dtype).at[cells].max(terms)
+        shift = jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))
+        total = jnp.zeros(size, terms.dtype).at[cells].add(jnp.exp(terms - shift[cells]))
+        out.append((safe_log(total) + shift).reshape(-1, card) + log_evidence[c])
+    return tuple(out)
 
 
 def _log_derivatives(flow: Flow, root: int, log_values: Array, log_weights: Array) -> Array:

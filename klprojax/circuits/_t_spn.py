@@ -17,6 +17,7 @@ from ..geometry import safe_log
 from ..operators import t_proj
 from ._activation_lift import activation_lift
 from ._circuit import Circuit
+from ._kinds import require_explicit
 from ._sweep import leaf_log_values, sweep
 
 
@@ -64,6 +65,7 @@ def t_spn(
         >>> [[round(float(np.exp(x)), 5) for x in table[0]] for table in tables]
         [[0.3, 0.7], [0.3, 0.7]]
     """
+    require_explicit(circuit, "t_spn")
     if method not in ("sweep", "elimination", "dense", "tree"):
         raise ValueError(f"method is {method!r}; use 'sweep', 'elimination', 'dense' or 'tree'.")
     if method == "sweep":

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from ..geometry import safe_logsumexp
 from ._circuit import Circuit
 from ._flow import segment_sum
+from ._kinds import require_explicit
 from ._layered_plan import spans
 from ._structure import LeafGroup
 
@@ -118,6 +119,7 @@ def unfold(circuit: Circuit, *, max_nodes: int = _LIMIT) -> Unfolding:
 
     Reference: section 4.3, "Unfolding notation".
     """
+    require_explicit(circuit, "unfold")
     s = circuit.structure
     size = np.ones(s.num_nodes)  # float: may overflow to inf, which is above any limit
     for nodes in s.ranks:

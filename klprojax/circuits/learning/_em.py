@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from ..._sharding import on_any_mesh
 from ..tensor import TensorCircuit, TensorParameters
+from ..tensor._kinds import require_tensor
 from ._schedule import geometric
 
 
@@ -170,5 +171,6 @@ def em_step(
     Returns:
         New parameters and the mean log-value of the rows before the step.
     """
+    require_tensor(circuit, "em_step")
     values, flows = circuit.flows(parameters, rows, softening=softening)
     return maximize(circuit, flows, parameters, pseudocount), jnp.mean(values)

@@ -14,6 +14,8 @@ from jaxtyping import Array
 from ..._interrupted import says_what_is_kept
 from ..._store import check_writable
 from ..tensor import TensorCircuit, TensorParameters
+from ..tensor._evaluate import assume_wide, known_wide, wide
+from ..tensor._kinds import require_tensor
 from ._adam import AdamStep
 from ._checkpoint import Progress, Run, load_checkpoint, save_checkpoint
 from ._em import EMStep, maximize
@@ -95,6 +97,7 @@ def fit(
         >>> result.epochs
         3
     """
+    require_tensor(circuit, "fit")
     if isinstance(step, str):
         if step not in ("em", "adam"):
             raise ValueError(f"step is {step!r}; expected 'em', 'adam', an EMStep or an AdamStep.")
@@ -180,13 +183,16 @@ class _Loop(NamedTuple):
             order = jnp.asarray(order.astype(np.int32))
             if batches:
                 gamma = jnp.asarray(run.step.size(at.epoch, run.epochs), dtype)
-                state, values = _epoch(
-                    run.step, run.circuit, at.state, data, order, weights, total, gamma
-                )
+                known = known_wide(run.circuit.structure, run.step.parameters(at.state), False)
+                batch = (run.circuit, at.state, data, order, weights, total, gamma)
+                state, values, grown = _epoch(run.step, known, *batch)
+                if bool(grown) and not known:  # not what the sums were compiled for: once more
+                    state, values, _ = _epoch(run.step, True, *batch)
             else:
                 assert isinstance(run.step, EMStep)
+                own = known_wide(run.circuit.structure, at.state.parameters, False)
                 fitted, values = _full(
-                    run.step, run.circuit, at.state.parameters, data, order, weights
+                    run.step, own, run.circuit, at.state.parameters, data, order, weights
                 )
                 state = run.step.init(fitted)
             mean = np.asarray(values, np.float64).reshape(-1)[: len(run.train)].mean()
@@ -229,20 +235,29 @@ class _Loop(NamedTuple):
         self.kept.append(len(at.history))
 
 
-@partial(jax.jit, static_argnums=0)
-def _epoch(step, circuit, state, data, order, weights, total, size):
+@partial(jax.jit, static_argnums=(0, 1))
+def _epoch(step, known, circuit, state, data, order, weights, total, size):
+    """A pass over all batches, and whether weights became or were wide on the way."""
+
     def body(state, x):
         rows, row_weights = x
-        return step.update(circuit, state, data[rows], row_weights, total, size)
+        grown = wide(circuit.structure, step.parameters(state), False)
+        with assume_wide(known):
+            state, values = step.update(circuit, state, data[rows], row_weights, total, size)
+        return state, (values, grown)
 
-    return jax.lax.scan(body, state, (order, weights))
+    state, (values, grown) = jax.lax.scan(body, state, (order, weights))
+    return state, values, jnp.any(grown)
 
 
-@partial(jax.jit, static_argnums=0)
-def _full(step, circuit, parameters, data, order, weights):
+@partial(jax.jit, static_argnums=(0, 1))
+def _full(step, known, circuit, parameters, data, order, weights):
     def body(total, x):
         rows, row_weights = x
-        values, flows = circuit.flows(parameters, data[rows], row_weights, softening=step.softening)
+        with assume_wide(known):
+            values, flows = circuit.flows(
+                parameters, data[rows], row_weights, softening=step.softening
+            )
         return jax.tree.map(jnp.add, total, flows), values
 
     zeros = jax.tree.map(jnp.zeros_like, parameters)
@@ -250,9 +265,13 @@ def _full(step, circuit, parameters, data, order, weights):
     return maximize(circuit, flows, parameters, step.pseudocount), values
 
 
-@jax.jit
-def _values(circuit: TensorCircuit, parameters: TensorParameters, batches: Array) -> Array:
-    return jax.lax.map(lambda rows: circuit.log_values(parameters, rows), batches)
+@partial(jax.jit, static_argnums=0)
+def _values(known, circuit: TensorCircuit, parameters: TensorParameters, batches: Array) -> Array:
+    def values(rows):
+        with assume_wide(known):
+            return circuit.log_values(parameters, rows)
+
+    return jax.lax.map(values, batches)
 
 
 def _mean(
@@ -262,7 +281,8 @@ def _mean(
     size = min(batch_size, len(states))
     count = -(-len(states) // size)
     filled = np.pad(states, ((0, count * size - len(states)), (0, 0)))
-    values = _values(circuit, parameters, jnp.asarray(filled.reshape(count, size, -1)))
+    known = known_wide(circuit.structure, parameters, False)
+    values = _values(known, circuit, parameters, jnp.asarray(filled.reshape(count, size, -1)))
     return float(np.asarray(values, np.float64).reshape(-1)[: len(states)].mean())
 
 

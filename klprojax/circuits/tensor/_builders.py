@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .._rows import missing_entries, numeric_rows
 from ._chow_liu import center, chow_liu_trees
 from ._circuit import TensorCircuit
 from ._structure import Node
@@ -166,10 +167,10 @@ def factorised_mixture(cardinalities: Sequence[int], units: int) -> TensorCircui
 
 
 def _cardinalities(rows: Any, cardinalities: Sequence[int] | None) -> tuple[int, ...]:
-    rows = np.asarray(rows)
+    rows = numeric_rows(rows)
     if rows.ndim != 2 or not rows.size:
         raise ValueError(f"The data has shape {rows.shape}; expected [rows, variables], not empty.")
     if cardinalities is not None:
         return tuple(map(int, cardinalities))
-    top = np.nanmax(rows, axis=0) if rows.dtype.kind == "f" else rows.max(axis=0)
+    top = np.max(rows, axis=0, initial=0, where=~missing_entries(rows))
     return tuple(max(2, int(t) + 1) for t in top)

@@ -14,9 +14,10 @@ from ..._sharding import on_any_mesh
 from .._builder import CircuitModel
 from .._likelihood import join_rows, log_conditional
 from .._mpe import Explanation
-from ._evaluate import evaluate
+from ._evaluate import evaluate, known_wide
+from ._evidence import read_evidence, read_states
 from ._explicit import explicit
-from ._leaf import Evidence
+from ._leaf import IMPOSSIBLE, Evidence
 from ._mpe import explain, is_exact
 from ._parameters import TensorParameters
 from ._parses import draw_states
@@ -195,6 +196,11 @@ class TensorCircuit(eqx.Module):
         Raises:
             ValueError: a wrong shape, or mixed dtypes.
         """
+        if not isinstance(parameters, TensorParameters):
+            raise TypeError(
+                f"The parameters of a TensorCircuit are TensorParameters (see init), but got a "
+                f"{type(parameters).__name__}."
+            )
         wanted = {"log_mixing": None, **self.parameter_shapes}
         for name, shape in wanted.items():
             table = getattr(parameters, name)
@@ -216,60 +222,10 @@ class TensorCircuit(eqx.Module):
         Raises:
             ValueError: another number of variables, or a state that a variable does not have.
         """
-        rows = np.asarray(rows)
-        if rows.ndim != 2 or rows.shape[1] != self.num_variables:
-            raise ValueError(
-                f"The data has shape {rows.shape}; expected [rows, {self.num_variables}]."
-            )
-        missing = np.isnan(rows) if rows.dtype.kind == "f" else np.zeros(1, bool)
-        known = np.where(missing, -1, rows) if missing.any() else rows
-        states = known.astype(np.int8 if self.structure.max_states < 128 else np.int32)
-        wrong = (states != known) | (states < -1) | (states >= np.asarray(self.cardinalities))
-        if wrong.any():
-            row, v = np.argwhere(wrong)[0]
-            raise ValueError(
-                f"The data has {rows[row, v]} for variable {v} in row {row}; expected one of its "
-                f"states 0..{self.cardinalities[v] - 1}, or -1 or NaN for a missing entry."
-            )
-        return states
+        return read_states(self.structure, rows)
 
     def _evidence(self, rows: Any, log_evidence: Sequence[Array] | None, dtype: Any) -> Evidence:
-        s = self.structure
-        if (rows is None) == (log_evidence is None):
-            raise ValueError("Give either rows or log_evidence.")
-        if log_evidence is None:
-            if not isinstance(rows, jax.Array):
-                rows = jnp.asarray(self.states_from_data(rows))
-            if rows.ndim != 2 or rows.shape[1] != self.num_variables:
-                raise ValueError(
-                    f"The data has shape {rows.shape}; expected [rows, {self.num_variables}]."
-                )
-            if not jnp.issubdtype(rows.dtype, jnp.integer):
-                raise ValueError(
-                    f"Rows on the device have dtype {rows.dtype}; pass integers with -1 for "
-                    "missing entries (see states_from_data)."
-                )
-            return Evidence(rows.T, None)
-        got = [jnp.shape(table) for table in log_evidence]
-        batch = got[0][0] if got and got[0] else 0
-        wanted = [(batch, len(ids), card) for card, ids in s.classes]
-        if got != wanted:
-            raise ValueError(
-                f"log_evidence has shapes {got}; expected {[('rows', *w[1:]) for w in wanted]}, "
-                "one array per cardinality."
-            )
-        if any(table.dtype != dtype for table in log_evidence):
-            raise ValueError(f"log_evidence must have the parameters' dtype {dtype}.")
-        padded = [
-            jnp.pad(
-                table,
-                ((0, 0), (0, 0), (0, s.max_states - table.shape[2])),
-                constant_values=-jnp.inf,
-            )
-            for table in log_evidence
-        ]
-        order = np.argsort(np.concatenate([ids for _, ids in s.classes]))
-        return Evidence(None, jnp.concatenate(padded, axis=1)[:, order].transpose(1, 2, 0))
+        return read_evidence(self.structure, rows, log_evidence, dtype)
 
     def _table(self, parameters: TensorParameters, rows: Any, log_evidence: Any) -> Array:
         """Checked log-evidence ``[variables, states, rows]``."""
@@ -294,8 +250,8 @@ class TensorCircuit(eqx.Module):
 
         Args:
             parameters: the numbers, normalised or not.
-            rows: states ``[rows, variables]``, -1 (NaN on the host) for missing entries, which are
-                summed out.
+            rows: states ``[rows, variables]``; missing entries (-1, NaN) are summed out. Traced
+                rows are integers, and other numbers than states and -1 are impossible.
             log_evidence: instead of rows, one log-table per cardinality (ascending), ``[rows,
                 variables of that cardinality, states]``; soft or hard.
             softening: treat an observed state as soft evidence, ``1 - softening`` on the state and
@@ -318,7 +274,8 @@ class TensorCircuit(eqx.Module):
         evidence = self._evidence(rows, log_evidence, parameters.log_root.dtype)
         if not 0 <= softening < 1:
             raise ValueError(f"softening is {softening}; it must be at least 0 and less than 1.")
-        return _values(self.structure, float(softening), parameters, evidence)
+        exact = known_wide(self.structure, parameters, evidence.states is None)
+        return _values(self.structure, float(softening), exact, parameters, evidence)
 
     def log_partition(self, parameters: TensorParameters) -> Float[Array, ""]:
         """Log of the total of all weights; 0 for normalised parameters."""
@@ -391,7 +348,8 @@ class TensorCircuit(eqx.Module):
         Reference: Theorem 4.1.
         """
         table = self._table(parameters, rows, log_evidence)
-        grad = _marginals(self.structure, parameters, table).transpose(2, 0, 1)
+        exact = known_wide(self.structure, parameters, True)
+        grad = _marginals(self.structure, exact, parameters, table).transpose(2, 0, 1)
         return tuple(grad[:, ids, :card] for card, ids in self.structure.classes)
 
     @on_any_mesh(batch=("rows", "log_evidence"), out=0)
@@ -413,7 +371,8 @@ class TensorCircuit(eqx.Module):
             Means ``[rows, variables]``; zeros for impossible rows.
         """
         table = self._table(parameters, rows, log_evidence)
-        grad = _marginals(self.structure, parameters, table)
+        exact = known_wide(self.structure, parameters, True)
+        grad = _marginals(self.structure, exact, parameters, table)
         numbers = jnp.arange(grad.shape[1], dtype=grad.dtype)[None, :, None]
         return jnp.sum(grad * numbers, axis=1).T
 
@@ -520,8 +479,9 @@ class TensorCircuit(eqx.Module):
         self.check(parameters)
         dtype = parameters.log_root.dtype
         evidence = self._evidence(rows, log_evidence, dtype)
+        exact = known_wide(self.structure, parameters, evidence.states is None)
         values, back = jax.vjp(
-            lambda p: _values(self.structure, float(softening), p, evidence), parameters
+            lambda p: _values(self.structure, float(softening), exact, p, evidence), parameters
         )
         if row_weights is None:
             row_weights = jnp.ones_like(values)
@@ -547,14 +507,17 @@ def _normalized(logits: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return logits - top - np.log(np.exp(logits - top).sum(axis=axes, keepdims=True))
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _values(structure, softening, exact, parameters, evidence):
+    values = evaluate(structure, parameters, evidence, softening, exact=exact)
+    if evidence.states is None:
+        return values
+    return jnp.where(jnp.any(evidence.states == IMPOSSIBLE, axis=0), -jnp.inf, values)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
-def _values(structure, softening, parameters, evidence):
-    return evaluate(structure, parameters, evidence, softening)
-
-
-@partial(jax.jit, static_argnums=0)
-def _marginals(structure, parameters, table):
+def _marginals(structure, exact, parameters, table):
     def total(table):
-        return jnp.sum(evaluate(structure, parameters, Evidence(None, table)))
+        return jnp.sum(evaluate(structure, parameters, Evidence(None, table), exact=exact))
 
     return jax.grad(total)(table)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from ..._sharding import on_any_mesh
 from ...geometry import log_normalize
 from ._circuit import TensorCircuit
+from ._kinds import require_tensor
 from ._parameters import TensorParameters
 
 
@@ -51,6 +52,7 @@ def classify(
         >>> posteriors.shape, round(float(np.exp(posteriors).sum()), 5)
         ((1, 3), 1.0)
     """
+    require_tensor(circuit, "classify")
     if not 0 <= variable < circuit.num_variables:
         raise ValueError(
             f"The class is variable {variable}; the circuit has 0 to {circuit.num_variables - 1}."

@@ -1,18 +1,21 @@
 """The upward pass of a tensor circuit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from ._leaf import Evidence, leaf_tables, leaf_values
-from ._log_matmul import log_matmul
+from ._log_matmul import any_of, exact_log_matmul, finite_max, log_matmul, weight_range
 from ._parameters import TensorParameters
-from ._plan import INPUTS, TABLES, Product, Scan, make_plan
+from ._plan import INPUTS, ROLLED, TABLES, Plan, Product, Scan, make_plan
 from ._rows import rows_of
 from ._structure import TensorStructure
 
@@ -25,15 +28,21 @@ class Noise(NamedTuple):
     root: Array
 
 
-def log_sum(log_weights: Array, log_values: Array, noise: Array | None) -> Array:
-    """Sums; needs no noise."""
+# From log-weights ``[nodes, out, in]``, log-values ``[nodes, in, batch]`` whose largest is 0, and
+# perhaps noise ``[nodes, batch]`` to ``[nodes, out, batch]``: sums, or what a query has instead.
+Total = Callable[[Array, Array, Array | None], Array]
+
+
+def product_sum(log_weights: Array, log_values: Array, noise: Array | None) -> Array:
+    """Sums of weights that are not `wide`; needs no noise."""
     del noise
     return log_matmul(log_weights, log_values)
 
 
-# From log-weights ``[nodes, out, in]``, log-values ``[nodes, in, batch]`` and perhaps noise
-# ``[nodes, batch]`` to ``[nodes, out, batch]``: sums, or what a query has in their place.
-Total = Callable[[Array, Array, Array | None], Array]
+def exact_sum(log_weights: Array, log_values: Array, noise: Array | None) -> Array:
+    """Sums of any weights; needs no noise."""
+    del noise
+    return exact_log_matmul(log_weights, log_values)
 
 
 def evaluate(
@@ -41,8 +50,9 @@ def evaluate(
     parameters: TensorParameters,
     evidence: Evidence,
     softening: float = 0.0,
-    total: Total = log_sum,
+    total: Total | None = None,
     noise: Noise | None = None,
+    exact: bool | None = None,
 ) -> Array:
     """Log-values of the root, ``[batch]``.
 
@@ -50,18 +60,111 @@ def evaluate(
     matrix product; a mixture is a sum of one unit's values. Long chains are one scan, so what is
     compiled grows with the number of differently shaped levels.
 
+    Weights that are zero or nearly so need sums that check what they lose (see `wide`). Where it
+    is not known whether there are any, both ways are compiled, and the numbers choose one.
+
     Args:
         structure, parameters, evidence: the circuit.
         softening: see `TensorCircuit.log_values`.
-        total: what takes the place of a sum; others than `log_sum` need log-evidence, no states.
+        total: what takes the place of a sum; needs log-evidence, no states.
         noise: numbers for ``total``.
+        exact: whether sums check what they lose; chosen when it runs if None.
     """
-    plan = make_plan(structure)
+    if total is None and exact is not None:
+        total = exact_sum if exact else product_sum
+    if total is not None:
+        plan = make_plan(structure)
+        return _evaluate(structure, plan, softening, total, parameters, evidence, noise)
+    plans = make_plan(structure), make_plan(structure, ROLLED)
+    check = wide(structure, parameters, evidence.states is None)
+    # Of wide weights no derivative may come out as zero times infinity.
+    tame = jax.tree.map(lambda x: jnp.where(check, jnp.zeros_like(x), x), parameters)
+    usual = _evaluate(structure, plans[0], softening, product_sum, tame, evidence, None)
+
+    # Rarely taken: compiled in as few pieces as possible, and nothing is kept for the derivative.
+    @jax.checkpoint
+    def checked(parameters, evidence):
+        return _evaluate(structure, plans[1], softening, exact_sum, parameters, evidence, None)
+
+    return jax.lax.cond(
+        check,
+        lambda usual, *numbers: checked(*numbers),
+        lambda usual, *numbers: usual,
+        *(usual, parameters, evidence),
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def wide(structure: TensorStructure, parameters: TensorParameters, leaves: bool) -> Array:
+    """Whether some weight is too far below the largest of its sum for `log_matmul`.
+
+    Args:
+        structure, parameters: the circuit.
+        leaves: whether the leaves are sums, over the states of soft evidence.
+    """
+    s = structure
+    tables: list[tuple[Array, np.ndarray | None]] = [
+        (parameters.log_weights, None),
+        (parameters.log_root.reshape(1, 1, -1), None),
+    ]
+    if parameters.log_mixing is not None:
+        counts = s.partitions[:, None, None]
+        tables.append((parameters.log_mixing, np.arange(s.max_partitions) < counts))
+    if leaves:
+        cards = s.input_cardinalities[:, None, None]
+        tables.append((parameters.log_inputs, np.arange(s.max_states) < cards))
+    found = []
+    for table, inside in tables:
+        table = jax.lax.stop_gradient(table)
+        top = finite_max(table, 2)
+        own = table if inside is None else jnp.where(inside, table, top)
+        low = own < top + weight_range(table.shape[2], table.dtype)
+        found.append(jnp.any(low))
+    return any_of(jnp.stack(found))
+
+
+# What is known of numbers while they are traced; see `assume_wide`.
+_ASSUMED: ContextVar[bool | None] = ContextVar("assumed", default=None)
+
+
+def known_wide(
+    structure: TensorStructure, parameters: TensorParameters, leaves: bool
+) -> bool | None:
+    """`wide` of concrete numbers; of traced ones what is assumed of them, or None."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(parameters)):
+        return _ASSUMED.get()
+    with jax.ensure_compile_time_eval():
+        return bool(wide(structure, parameters, leaves))
+
+
+@contextmanager
+def assume_wide(known: bool | None) -> Iterator[None]:
+    """While tracing, take it as known whether weights are `wide`; the caller checks that."""
+    token = _ASSUMED.set(known)
+    try:
+        yield
+    finally:
+        _ASSUMED.reset(token)
+
+
+def _evaluate(
+    structure: TensorStructure,
+    plan: Plan,
+    softening: float,
+    total: Total,
+    parameters: TensorParameters,
+    evidence: Evidence,
+    noise: Noise | None,
+) -> Array:
     tables = leaf_tables(structure, parameters.log_inputs, evidence, softening)
     variables = np.asarray(structure.variables)
     blocks = np.asarray(structure.input_blocks)
     weights_of = structure.weights_of
     levels: dict[int, Array] = {}
+
+    def sums(weights: Array, values: Array, noise: Array | None = None) -> Array:
+        rest, shift = _sums(total, weights, values, noise)
+        return rest + shift
 
     def weights(nodes: np.ndarray) -> Array:
         return rows_of(parameters.log_weights, weights_of[nodes])
@@ -72,25 +175,24 @@ def evaluate(
     def inputs(rows: np.ndarray) -> Array:
         own = rows_of(tables, blocks[rows])
         given = evidence.of(variables[rows])
-        if given.log_evidence is None:
-            return leaf_values(own, given)
-        return total(
-            own, given.log_evidence, None if noise is None else rows_of(noise.inputs, rows)
-        )
+        if given.states is not None:
+            return leaf_values(own, given.states)
+        assert given.log_evidence is not None  # evidence has one of them
+        return sums(own, given.log_evidence, None if noise is None else rows_of(noise.inputs, rows))
 
     if len(plan.table_nodes) and evidence.states is None:
-        levels[TABLES] = total(
+        levels[TABLES] = sums(
             weights(plan.table_nodes), inputs(plan.table_inputs), own_noise(plan.table_nodes)
         )
     elif len(plan.table_nodes):
         below = plan.table_inputs
-        mixed = log_matmul(weights(plan.table_nodes), rows_of(tables, blocks[below]))
+        mixed = sums(weights(plan.table_nodes), rows_of(tables, blocks[below]))
 
     def values(source: int, rows: np.ndarray) -> Array:
         if source == INPUTS:
             return inputs(rows)
         if source == TABLES and evidence.states is not None:
-            seen = evidence.of(variables[plan.table_inputs[rows]])
+            seen = rows_of(evidence.states, variables[plan.table_inputs[rows]])
             return leaf_values(rows_of(mixed, rows), seen)
         return rows_of(levels[source], rows)
 
@@ -132,9 +234,9 @@ def evaluate(
         if step.first in structure.mixing:
             assert parameters.log_mixing is not None  # checked by the caller
             own = rows_of(parameters.log_mixing, weights_of[product.nodes])
-            levels[step.last] = _mix(product, read, own, total, own_noise(product.nodes))
+            levels[step.last] = _mix(product, read, own, sums, own_noise(product.nodes))
             continue
-        carry = total(weights(product.nodes), _product(product, read), own_noise(product.nodes))
+        carry = sums(weights(product.nodes), _product(product, read), own_noise(product.nodes))
         if step.scan is not None:
             carry = _scan(carry, levels_of(step.scan), total)
             carry = carry[: len(plan.products[step.last].nodes)]
@@ -142,7 +244,7 @@ def evaluate(
     top = _product(plan.root, reader(plan.root))
     top = top.reshape(1, -1, top.shape[2])
     log_root = rows_of(parameters.log_root, plan.root.nodes).reshape(1, 1, -1)
-    return total(log_root, top, None if noise is None else noise.root)[0, 0]
+    return sums(log_root, top, None if noise is None else noise.root)[0, 0]
 
 
 def _product(product: Product, values: Callable[[int, np.ndarray], Array]) -> Array:
@@ -173,7 +275,7 @@ def _mix(
     product: Product,
     values: Callable[[int, np.ndarray], Array],
     log_mixing: Array,
-    total: Total,
+    sums: Callable[[Array, Array, Array | None], Array],
     noise: Array | None,
 ) -> Array:
     """Mixtures ``[nodes, units, batch]``: every unit a sum over the children's same unit."""
@@ -188,7 +290,7 @@ def _mix(
         own_noise = None
         if noise is not None:  # a parse visits one unit, so all may have the same number
             own_noise = jnp.repeat(noise[start : start + nodes], units, axis=0)
-        out.append(total(weights, below, own_noise).reshape(nodes, units, batch))
+        out.append(sums(weights, below, own_noise).reshape(nodes, units, batch))
         start += nodes
     return out[0] if len(out) == 1 else jnp.concatenate(out)
 
@@ -217,40 +319,74 @@ def stacked(read: Callable[[np.ndarray], Array], index: np.ndarray) -> Array:
     return found.reshape(*index.shape, *found.shape[1:])
 
 
+def _sums(total: Total, weights: Array, values: Array, noise: Array | None) -> tuple[Array, Array]:
+    """Sums of any values, as numbers of moderate size and shifts ``[nodes, 1, batch]`` to add."""
+    shift = finite_max(values, 1)
+    return total(weights, values - shift, noise), shift
+
+
 def _scan(carry: Array, xs: _Levels, total: Total) -> Array:
-    """Evaluate levels one after the other, from the values of the level below the first."""
+    """Evaluate levels one after the other, from the values of the level below the first.
+
+    Shifts are added up apart from the values, and what rounding takes from them too: a value that
+    grows along a chain would be rounded to its own size at every step, the same way if the steps
+    are alike.
+    """
     width = xs.weights.shape[1]
     carry = jnp.pad(carry, ((0, width - len(carry)), (0, 0), (0, 0)))  # rows that nothing reads
+    none = jnp.zeros_like(carry[:, :1])
 
-    def body(values: Array, x: _Levels) -> tuple[Array, None]:
+    def body(below: _Shifted, x: _Levels) -> tuple[_Shifted, None]:
         count = x.inputs.shape[1]
-        own = jnp.zeros_like(values)
+        own = jnp.zeros_like(below.rest)
         if count:
             table, seen, noise = jax.tree.map(
                 lambda part: part.reshape(-1, *part.shape[2:]),
                 (x.inputs, x.evidence, x.input_noise),
             )
-            if seen.log_evidence is None:
-                own = leaf_values(table, seen)
+            if seen.states is not None:
+                own = leaf_values(table, seen.states)
             else:
-                own = total(table, seen.log_evidence, noise)
+                assert seen.log_evidence is not None  # evidence has one of them
+                rest, shift = _sums(total, table, seen.log_evidence, noise)
+                own = rest + shift
             if count > 1:
                 own = own.reshape(width, count, *own.shape[1:]).sum(axis=1)
         if x.table_parents is not None:
             found = x.tables
             if isinstance(found, tuple):
-                found = leaf_values(found[0], Evidence(found[1], None))
+                found = leaf_values(*found)
             own = _add(own, x.table_parents, found)
         if x.below_parents is None:
-            own = own + values
-        elif x.below_rows is None:
-            own = _add(own, x.below_parents, values[: len(x.below_parents)])
+            shift, rounded = below.shift, below.rounded
+            own = own + below.rest
         else:
-            read = values.at[x.below_rows].get(mode="promise_in_bounds")
-            own = _add(own, x.below_parents, read)
-        return total(x.weights, own, x.node_noise), None
+            count = len(x.below_parents)
+            if x.below_rows is None:
+                below = jax.tree.map(lambda part: part[:count], below)
+            else:
+                below = jax.tree.map(
+                    lambda part: part.at[x.below_rows].get(mode="promise_in_bounds"), below
+                )
+            own = _add(own, x.below_parents, below.rest)
+            shift = _add(none, x.below_parents, below.shift)
+            rounded = _add(none, x.below_parents, below.rounded)
+        rest, more = _sums(total, x.weights, own, x.node_noise)
+        after = shift + more
+        part = after - shift
+        rounded = rounded + ((shift - (after - part)) + (more - part))
+        return _Shifted(rest, after, rounded), None
 
-    return jax.lax.scan(body, carry, xs)[0]
+    end = jax.lax.scan(body, _Shifted(carry, none, none), xs)[0]
+    return (end.rest + end.rounded) + end.shift
+
+
+class _Shifted(NamedTuple):
+    """Values as sums of three: with shifts, and what rounding took from these, per node and row."""
+
+    rest: Array
+    shift: Array
+    rounded: Array
 
 
 def _add(values: Array, parents: Array, children: Array) -> Array:

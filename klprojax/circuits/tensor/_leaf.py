@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from ...geometry import safe_logsumexp
-from ._log_matmul import log_matmul
 from ._rows import rows_of
 from ._structure import TensorStructure
 
@@ -17,8 +16,15 @@ from ._structure import TensorStructure
 MAX_SELECTED = 16
 
 
+# In place of a state that the variable does not have.
+IMPOSSIBLE = -2
+
+
 class Evidence(NamedTuple):
-    """Observed states ``[variables, batch]`` (-1: missing), or log-evidence, states in between."""
+    """Observed states ``[variables, batch]``, or log-evidence, states in between.
+
+    -1 is a missing entry. `IMPOSSIBLE` counts as one here: it makes the whole row impossible.
+    """
 
     states: Integer[Array, "variables batch"] | None
     log_evidence: Float[Array, "variables states batch"] | None
@@ -34,7 +40,7 @@ class Evidence(NamedTuple):
         assert self.states is not None
         observed = self.states.astype(jnp.int32)[:, None, :]
         columns = jnp.arange(states, dtype=jnp.int32)
-        allowed = (observed < 0) | (observed == columns[None, :, None])
+        allowed = (observed == -1) | (observed == columns[None, :, None])
         return jnp.where(allowed, jnp.zeros((), dtype), -jnp.inf)
 
 
@@ -65,14 +71,11 @@ def leaf_tables(
     return jnp.concatenate([log_inputs, total], axis=2)
 
 
-def leaf_values(tables: Array, evidence: Evidence) -> Array:
-    """Values ``[inputs, units, batch]`` from tables ``[inputs, units, columns]``."""
-    if evidence.states is None:
-        assert evidence.log_evidence is not None
-        return log_matmul(tables, evidence.log_evidence)
+def leaf_values(tables: Array, states: Array) -> Array:
+    """Values ``[inputs, units, batch]`` from tables ``[inputs, units, columns]`` and states."""
     # Missing entries, -1, are the last column.
     columns = tables.shape[2]
-    states = evidence.states.astype(jnp.int32)
+    states = states.astype(jnp.int32)
     states = jnp.where(states < 0, columns - 1, states)
     if columns <= MAX_SELECTED:
         return _select(tables, states)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from ._evaluate import evaluate
+from ._evaluate import evaluate, known_wide
 from ._leaf import Evidence
 from ._parameters import TensorParameters
 from ._parses import best_parse
@@ -20,7 +20,6 @@ def is_exact(structure: TensorStructure) -> bool:
     return s.units == 1 and len(s.roots) == 1 and s.max_partitions <= 1
 
 
-@partial(jax.jit, static_argnums=0)
 def explain(
     structure: TensorStructure, max_steps: Array, parameters: TensorParameters, table: Array
 ) -> tuple[Array, Array, Array]:
@@ -29,6 +28,12 @@ def explain(
     From the best parse and from the states of largest marginal probability every row climbs by its
     best change of one variable; the better end is returned.
     """
+    exact = known_wide(structure, parameters, True)
+    return _explain(structure, exact, max_steps, parameters, table)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _explain(structure, exact, max_steps, parameters, table):
     columns = jnp.arange(table.shape[1], dtype=jnp.int32)[None, :, None]
     dtype = table.dtype
     # Other states keep this share of their evidence: the derivative then is the value with one
@@ -36,7 +41,7 @@ def explain(
     drop = 300.0 if dtype == jnp.float64 else 55.0
 
     def values(table: Array) -> Array:
-        return evaluate(structure, parameters, Evidence(None, table))
+        return evaluate(structure, parameters, Evidence(None, table), exact=exact)
 
     def kept(states: Array, table: Array, other: float) -> Array:
         return jnp.where(columns == states[:, None, :], table, table + other)

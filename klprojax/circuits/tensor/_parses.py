@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from ._evaluate import Noise, evaluate
 from ._leaf import Evidence
-from ._log_matmul import log_matmul
+from ._log_matmul import exact_log_matmul, finite_max
 from ._parameters import TensorParameters
 from ._structure import TensorStructure
 
@@ -65,19 +65,20 @@ _largest.defvjp(_largest_forward, _largest_backward)
 def _drawn(log_weights: Array, log_values: Array, noise: Array | None) -> Array:
     """Sums, whose derivative is a random term."""
     del noise
-    return log_matmul(log_weights, log_values)
+    return exact_log_matmul(log_weights, log_values)
 
 
 def _drawn_forward(log_weights, log_values, noise):
-    return log_matmul(log_weights, log_values), (log_weights, log_values, noise)
+    return exact_log_matmul(log_weights, log_values), (log_weights, log_values, noise)
 
 
 def _drawn_backward(residual, visited):
     log_weights, log_values, noise = residual
-    weights = jnp.exp(log_weights - _finite(jnp.max(log_weights, axis=2, keepdims=True)))
-    # One unit is visited or none, so this picks its row.
-    row = jnp.matmul(weights.transpose(0, 2, 1), visited, precision=lax.Precision.HIGHEST)
-    shares = row * jnp.exp(log_values - _finite(jnp.max(log_values, axis=1, keepdims=True)))
+    # One unit is visited or none; where none is, what is found counts for nothing.
+    unit = jnp.argmax(visited, axis=1)
+    row = jnp.take_along_axis(log_weights, unit[:, :, None], axis=1).transpose(0, 2, 1)
+    scores = row + log_values
+    shares = jnp.exp(scores - finite_max(scores, 1))
     upto = jnp.cumsum(shares, axis=1)
     # The first term whose sum so far exceeds the threshold; terms of share 0 are never that.
     term = jnp.sum(upto <= noise[:, None, :] * upto[:, -1:], axis=1, keepdims=True)
@@ -88,10 +89,6 @@ def _drawn_backward(residual, visited):
 
 
 _drawn.defvjp(_drawn_forward, _drawn_backward)
-
-
-def _finite(top: Array) -> Array:
-    return jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top)
 
 
 def _nothing(noise: Array | None) -> Array | None:

@@ -21,6 +21,9 @@ SHORTEST_SCAN = 3
 # costs time in every pass: a level more to compile is as bad as so large a part of all nodes more.
 PIECE = 0.06
 
+# The same where next to nothing is to be compiled: whatever can be one scan is one.
+ROLLED = 1.0
+
 
 class Part(NamedTuple):
     """Children from one source: a level, `INPUTS`, `TABLES` or the product's `POOL`.
@@ -94,8 +97,8 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def make_plan(s: TensorStructure) -> Plan:
-    """Plan the evaluation of a structure."""
+def make_plan(s: TensorStructure, piece: float = PIECE) -> Plan:
+    """Plan the evaluation of a structure, with the price ``piece`` of compiling a level."""
     sources = np.full(s.starts[-1], INPUTS)
     rows = np.arange(s.starts[-1])
     nodes = [node for level in s.levels for node in level]
@@ -125,7 +128,7 @@ def make_plan(s: TensorStructure) -> Plan:
         np.asarray([nodes[n][0] for n in tables], np.int64),
         tuple(products),
         root,
-        _steps(products, root, s.mixing),
+        _steps(products, root, s.mixing, piece),
     )
 
 
@@ -183,7 +186,9 @@ def _pool(
     return tuple((int(k), rows[flat[sources[flat] == k]]) for k in found), place[children]
 
 
-def _steps(products: Sequence[Product], root: Product, mixing: Sequence[int]) -> tuple[Step, ...]:
+def _steps(
+    products: Sequence[Product], root: Product, mixing: Sequence[int], piece: float
+) -> tuple[Step, ...]:
     """Join levels that read only inputs, tables and the level below, which nothing else reads."""
     users: list[set[int]] = [set() for _ in products]
     for level, product in enumerate((*products, root)):
@@ -211,7 +216,7 @@ def _steps(products: Sequence[Product], root: Product, mixing: Sequence[int]) ->
             runs.append((level, level))
     out: list[Step] = []
     for first, last in runs:
-        for start, stop in _cut(sizes[first : last + 1], PIECE * sizes.sum()):
+        for start, stop in _cut(sizes[first : last + 1], piece * sizes.sum()):
             start, stop = first + start, first + stop
             scan = _scan(products, start, stop) if stop > start else None
             out.append(Step(start, stop, scan))
