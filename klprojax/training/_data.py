@@ -82,7 +82,7 @@ def _digits(seed: int) -> dict[str, Rows]:
     except ImportError:
         raise ImportError("The digits need scikit-learn: pip install scikit-learn.") from None
     x, y = load_digits(return_X_y=True)
-    rest, test = _split(x / 16.0, y, seed)
+    rest, test = _split(np.asarray(x) / 16.0, np.asarray(y), seed)
     train, validation = _split(*rest, seed)
     return {"train": train, "validation": validation, "test": test}
 
