@@ -151,6 +151,7 @@ def test_pages_with_code_are_known():
         "choosing.md",
         "getting_started.md",
         "extending.md",
+        "one_operator.md",
     }
 
 

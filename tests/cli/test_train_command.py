@@ -21,6 +21,7 @@ from klprojax.training import (
     GradientStep,
     ProjectionDirection,
     ProjectionStep,
+    Splitting,
     evaluate,
     fit,
     load_dataset,
@@ -139,7 +140,8 @@ def test_projection_adam_hands_the_slopes_to_adam(data, tmp_path):
 def test_schemes_by_name(name, scheme):
     step = _make_step(Step.projection, Options(None, name, 7, 100))
     assert isinstance(step, ProjectionStep)
-    assert isinstance(step.scheme, scheme)
+    run = step.scheme.scheme if isinstance(step.scheme, Splitting) else step.scheme
+    assert isinstance(run, scheme)
     assert step.iterations == 7
 
 
