@@ -1,10 +1,9 @@
 """Data rows as people have them: arrays and tables of any kind, with missing entries."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Integer
 
 
@@ -14,13 +13,13 @@ def numeric_rows(rows: Any) -> np.ndarray:
     Raises:
         ValueError: entries that are no numbers, with the first of them; traced rows.
     """
-    if isinstance(rows, jax.core.Tracer):
+    if isinstance(rows, Tracer):
         raise ValueError(
             "Rows are read on the host, but these are traced; close over them, or pass them to a "
             "function that takes traced rows (log_values, flows) or log_evidence."
         )
     if isinstance(rows, np.ma.MaskedArray):
-        return np.asarray(rows.astype(float).filled(np.nan))
+        return np.where(np.ma.getmaskarray(rows), np.nan, np.ma.getdata(rows).astype(float))
     rows = np.asarray(rows)
     if rows.dtype.kind in "biuf":
         return rows
@@ -51,7 +50,7 @@ def missing_entries(rows: np.ndarray, continuous: Any = False) -> np.ndarray:
 
 
 def states_of(
-    rows: np.ndarray, cardinalities: Sequence[int], names: Sequence[int] | None = None
+    rows: np.ndarray, cardinalities: Any, names: Any = None
 ) -> Integer[np.ndarray, "..."]:
     """Check states and make them small integers; missing entries become -1.
 
@@ -70,11 +69,12 @@ def states_of(
     if rows.dtype.kind == "f":
         wrong |= known != np.floor(known)
     if wrong.any():
-        at = tuple(np.argwhere(wrong)[0])
+        at = tuple(np.argwhere(wrong)[0].tolist())
         where = f" in row {', '.join(map(str, at[:-1]))}" if len(at) > 1 else ""
-        v = at[-1] if names is None else names[at[-1]]
+        column = at[len(at) - 1]
+        v = column if names is None else names[column]
         raise ValueError(
             f"The data has {rows[at]} for variable {v}{where}; expected one of its states "
-            f"0..{cards[at[-1]] - 1}, or -1 or NaN for a missing entry."
+            f"0..{cards[column] - 1}, or -1 or NaN for a missing entry."
         )
     return known.astype(np.int8 if cards.max(initial=0) < 128 else np.int32)

@@ -1,7 +1,7 @@
 """Expectation maximisation: the alternating KL projection on circuits."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -150,7 +150,7 @@ def _normalized(counts: Array, axes: tuple[int, ...], old: Array) -> Array:
 def em_step(
     circuit: TensorCircuit,
     parameters: TensorParameters,
-    rows: Array,
+    rows: Any,
     *,
     pseudocount: float = 0.0,
     softening: float = 0.0,

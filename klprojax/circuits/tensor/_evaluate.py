@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from ._leaf import Evidence, leaf_tables, leaf_values
@@ -17,6 +18,9 @@ from ._parameters import TensorParameters
 from ._plan import INPUTS, ROLLED, TABLES, Plan, Product, Scan, make_plan
 from ._rows import rows_of
 from ._structure import TensorStructure
+
+# Rows evaluated together where sums are checked and it is not known whether they must be.
+BLOCK = 128
 
 
 class Noise(NamedTuple):
@@ -80,17 +84,24 @@ def evaluate(
     tame = jax.tree.map(lambda x: jnp.where(check, jnp.zeros_like(x), x), parameters)
     usual = _evaluate(structure, plans[0], softening, product_sum, tame, evidence, None)
 
-    # Rarely taken: compiled in as few pieces as possible, and nothing is kept for the derivative.
-    @jax.checkpoint
-    def checked(parameters, evidence):
-        return _evaluate(structure, plans[1], softening, exact_sum, parameters, evidence, None)
+    # Rarely taken: compiled in as few pieces as possible, in little memory, and nothing is kept for
+    # the derivative.
+    def checked(_, parameters, evidence):
+        @jax.checkpoint
+        def values(evidence):
+            return _evaluate(structure, plans[1], softening, exact_sum, parameters, evidence, None)
 
-    return jax.lax.cond(
-        check,
-        lambda usual, *numbers: checked(*numbers),
-        lambda usual, *numbers: usual,
-        *(usual, parameters, evidence),
-    )
+        batch = usual.shape[0]
+        if batch <= BLOCK:
+            return values(evidence)
+
+        def blocks(table):
+            table = jnp.pad(table, [(0, 0)] * (table.ndim - 1) + [(0, -batch % BLOCK)])
+            return jnp.moveaxis(table.reshape(*table.shape[:-1], -1, BLOCK), -2, 0)
+
+        return jax.lax.map(values, jax.tree.map(blocks, evidence)).reshape(-1)[:batch]
+
+    return jax.lax.cond(check, checked, lambda usual, *_: usual, usual, parameters, evidence)
 
 
 @partial(jax.jit, static_argnums=(0, 2))
@@ -102,7 +113,7 @@ def wide(structure: TensorStructure, parameters: TensorParameters, leaves: bool)
         leaves: whether the leaves are sums, over the states of soft evidence.
     """
     s = structure
-    tables = [
+    tables: list[tuple[Array, np.ndarray | None]] = [
         (parameters.log_weights, None),
         (parameters.log_root.reshape(1, 1, -1), None),
     ]
@@ -130,7 +141,7 @@ def known_wide(
     structure: TensorStructure, parameters: TensorParameters, leaves: bool
 ) -> bool | None:
     """`wide` of concrete numbers; of traced ones what is assumed of them, or None."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(parameters)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(parameters)):
         return _ASSUMED.get()
     with jax.ensure_compile_time_eval():
         return bool(wide(structure, parameters, leaves))
@@ -174,8 +185,9 @@ def _evaluate(
     def inputs(rows: np.ndarray) -> Array:
         own = rows_of(tables, blocks[rows])
         given = evidence.of(variables[rows])
-        if given.log_evidence is None:
+        if given.states is not None:
             return leaf_values(own, given.states)
+        assert given.log_evidence is not None  # evidence has one of them
         return sums(own, given.log_evidence, None if noise is None else rows_of(noise.inputs, rows))
 
     if len(plan.table_nodes) and evidence.states is None:
@@ -190,8 +202,8 @@ def _evaluate(
         if source == INPUTS:
             return inputs(rows)
         if source == TABLES and evidence.states is not None:
-            seen = evidence.of(variables[plan.table_inputs[rows]])
-            return leaf_values(rows_of(mixed, rows), seen.states)
+            seen = rows_of(evidence.states, variables[plan.table_inputs[rows]])
+            return leaf_values(rows_of(mixed, rows), seen)
         return rows_of(levels[source], rows)
 
     def reader(product: Product) -> Callable[[int, np.ndarray], Array]:
@@ -342,9 +354,10 @@ def _scan(carry: Array, xs: _Levels, total: Total) -> Array:
                 lambda part: part.reshape(-1, *part.shape[2:]),
                 (x.inputs, x.evidence, x.input_noise),
             )
-            if seen.log_evidence is None:
+            if seen.states is not None:
                 own = leaf_values(table, seen.states)
             else:
+                assert seen.log_evidence is not None  # evidence has one of them
                 rest, shift = _sums(total, table, seen.log_evidence, noise)
                 own = rest + shift
             if count > 1:
@@ -358,8 +371,9 @@ def _scan(carry: Array, xs: _Levels, total: Total) -> Array:
             shift, rounded = below.shift, below.rounded
             own = own + below.rest
         else:
+            count = len(x.below_parents)
             if x.below_rows is None:
-                below = jax.tree.map(lambda part: part[: len(x.below_parents)], below)
+                below = jax.tree.map(lambda part: part[:count], below)
             else:
                 below = jax.tree.map(
                     lambda part: part.at[x.below_rows].get(mode="promise_in_bounds"), below

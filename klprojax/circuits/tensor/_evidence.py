@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Integer
 
 from .._rows import numeric_rows, states_of
@@ -36,7 +36,7 @@ def read_evidence(
     if (rows is None) == (log_evidence is None):
         raise ValueError("Give either rows or log_evidence.")
     if log_evidence is None:
-        if isinstance(rows, jax.core.Tracer):
+        if isinstance(rows, Tracer):
             return Evidence(_traced_states(s, rows).T, None)
         return Evidence(jnp.asarray(read_states(s, rows)).T, None)
     got = [jnp.shape(table) for table in log_evidence]
@@ -70,7 +70,7 @@ def _traced_states(structure: TensorStructure, rows: Array) -> Array:
         )
     # In the rows' own dtype, whatever its width and sign.
     last = np.minimum(np.asarray(structure.cardinalities) - 1, jnp.iinfo(rows.dtype).max)
-    known = rows <= jnp.asarray(last, rows.dtype)
+    known = rows <= jnp.asarray(last, rows.dtype)[None]
     if jnp.issubdtype(rows.dtype, jnp.signedinteger):
         known = jnp.logical_and(known, rows >= -1)
     small = jnp.int8 if structure.max_states < 128 else jnp.int32
