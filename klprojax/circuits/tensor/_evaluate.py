@@ -19,6 +19,9 @@ from ._plan import INPUTS, ROLLED, TABLES, Plan, Product, Scan, make_plan
 from ._rows import rows_of
 from ._structure import TensorStructure
 
+# Rows evaluated together where sums are checked and it is not known whether they must be.
+BLOCK = 128
+
 
 class Noise(NamedTuple):
     """Uniform numbers, one a row for every vector: ``[inputs or nodes or 1, batch]``."""
@@ -81,17 +84,24 @@ def evaluate(
     tame = jax.tree.map(lambda x: jnp.where(check, jnp.zeros_like(x), x), parameters)
     usual = _evaluate(structure, plans[0], softening, product_sum, tame, evidence, None)
 
-    # Rarely taken: compiled in as few pieces as possible, and nothing is kept for the derivative.
-    @jax.checkpoint
-    def checked(parameters, evidence):
-        return _evaluate(structure, plans[1], softening, exact_sum, parameters, evidence, None)
+    # Rarely taken: compiled in as few pieces as possible, in little memory, and nothing is kept for
+    # the derivative.
+    def checked(_, parameters, evidence):
+        @jax.checkpoint
+        def values(evidence):
+            return _evaluate(structure, plans[1], softening, exact_sum, parameters, evidence, None)
 
-    return jax.lax.cond(
-        check,
-        lambda usual, *numbers: checked(*numbers),
-        lambda usual, *numbers: usual,
-        *(usual, parameters, evidence),
-    )
+        batch = usual.shape[0]
+        if batch <= BLOCK:
+            return values(evidence)
+
+        def blocks(table):
+            table = jnp.pad(table, [(0, 0)] * (table.ndim - 1) + [(0, -batch % BLOCK)])
+            return jnp.moveaxis(table.reshape(*table.shape[:-1], -1, BLOCK), -2, 0)
+
+        return jax.lax.map(values, jax.tree.map(blocks, evidence)).reshape(-1)[:batch]
+
+    return jax.lax.cond(check, checked, lambda usual, *_: usual, usual, parameters, evidence)
 
 
 @partial(jax.jit, static_argnums=(0, 2))

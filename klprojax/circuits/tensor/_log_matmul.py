@@ -61,19 +61,18 @@ def _exact(log_weights: Array, log_values: Array) -> tuple[Array, Array]:
 @_exact.defjvp
 def _exact_jvp(primals, tangents):
     out, lost = _exact(*primals)
-    _, *product = _product(*primals)
 
-    # What the branches start from is kept for the backward pass, nothing of their own.
+    # Only what the branches start from is kept for the backward pass, nothing of their own.
     @partial(jax.checkpoint, prevent_cse=False)
-    def moved(lost, terms, product, tangents):
+    def moved(lost, numbers, tangents):
         return lax.cond(
             lost > 0,
-            lambda terms, product, tangents: _moved_by_terms(terms, tangents),
-            lambda terms, product, tangents: _moved(product, tangents),
-            *(terms, product, tangents),
+            _moved_by_terms,
+            lambda numbers, tangents: _moved(_product(*numbers[:2])[1:], tangents),
+            *(numbers, tangents),
         )
 
-    return (out, lost), (moved(lost, (*primals, out), product, tangents), jnp.zeros_like(lost))
+    return (out, lost), (moved(lost, (*primals, out), tangents), jnp.zeros_like(lost))
 
 
 def finite_max(table: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
@@ -154,8 +153,8 @@ def _log_sums(log_weights: Array, log_values: Array, out: Array) -> Array:
     return jnp.log(lax.scan(add, jnp.zeros_like(out), terms)[0]) + shift
 
 
-def _moved_by_terms(terms, tangents) -> Array:
-    log_weights, log_values, out = terms
+def _moved_by_terms(numbers, tangents) -> Array:
+    log_weights, log_values, out = numbers
     shift = jnp.where(jnp.isneginf(out), jnp.zeros_like(out), out)
 
     @partial(jax.checkpoint, prevent_cse=False)  # the shares of all terms are not kept
