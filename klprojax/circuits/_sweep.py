@@ -268,6 +268,9 @@ def log_neighbours(shape, wiring, log_derivatives, parameters, log_evidence):
         parts.setdefault(group_class, []).append(entry)
     out = []
     for c, card in enumerate(shape.classes):
+        if c not in parts:  # no leaf is over these variables
+            out.append(jnp.full((shape.counts[c], card), -jnp.inf, down.dtype))
+            continue
         cells = jnp.concatenate([cells for cells, _ in parts[c]])
         terms = jnp.concatenate([terms for _, terms in parts[c]])
         size = shape.counts[c] * card

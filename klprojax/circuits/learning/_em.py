@@ -113,6 +113,9 @@ def maximize(
 ) -> TensorParameters:
     """Turn flows into parameters: the M-step, a right projection in closed form.
 
+    A weight whose expected uses are 0, or below the range of the format, is 0 from then on; a
+    pseudocount keeps every weight positive.
+
     Args:
         circuit: the structure.
         flows: expected uses of every weight, summed over rows.

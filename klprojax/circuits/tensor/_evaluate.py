@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from ._leaf import Evidence, leaf_tables, leaf_values
+from ._leaf import IMPOSSIBLE, Evidence, leaf_tables, leaf_values
 from ._log_matmul import any_of, exact_log_matmul, finite_max, log_matmul, weight_range
 from ._parameters import TensorParameters
 from ._plan import INPUTS, ROLLED, TABLES, Plan, Product, Scan, make_plan
@@ -131,6 +131,33 @@ def wide(structure: TensorStructure, parameters: TensorParameters, leaves: bool)
         low = own < top + weight_range(table.shape[2], table.dtype)
         found.append(jnp.any(low))
     return any_of(jnp.stack(found))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def root_values(
+    structure: TensorStructure,
+    softening: float,
+    exact: bool | None,
+    parameters: TensorParameters,
+    evidence: Evidence,
+) -> Array:
+    """`evaluate`, compiled, ``-inf`` for rows with an `IMPOSSIBLE` entry."""
+    values = evaluate(structure, parameters, evidence, softening, exact=exact)
+    if evidence.states is None:
+        return values
+    return jnp.where(jnp.any(evidence.states == IMPOSSIBLE, axis=0), -jnp.inf, values)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def state_flows(
+    structure: TensorStructure, exact: bool | None, parameters: TensorParameters, table: Array
+) -> Array:
+    """Marginals of all states ``[variables, states, batch]`` given log-evidence of that shape."""
+
+    def total(table):
+        return jnp.sum(evaluate(structure, parameters, Evidence(None, table), exact=exact))
+
+    return jax.grad(total)(table)
 
 
 # What is known of numbers while they are traced; see `assume_wide`.
