@@ -16,7 +16,6 @@ from .._mpe import Explanation
 from ._evaluate import known_wide, root_values, state_flows
 from ._evidence import read_evidence, read_states
 from ._explicit import explicit
-from ._leaf import Evidence
 from ._mpe import explain, is_exact
 from ._parameters import TensorParameters
 from ._parses import draw_states
@@ -223,14 +222,13 @@ class TensorCircuit(eqx.Module):
         """
         return read_states(self.structure, rows)
 
-    def _evidence(self, rows: Any, log_evidence: Sequence[Array] | None, dtype: Any) -> Evidence:
-        return read_evidence(self.structure, rows, log_evidence, dtype)
-
     def _table(self, parameters: TensorParameters, rows: Any, log_evidence: Any) -> Array:
         """Checked log-evidence ``[variables, states, rows]``."""
         self.check(parameters)
         dtype = parameters.log_root.dtype
-        return self._evidence(rows, log_evidence, dtype).table(self.structure.max_states, dtype)
+        return read_evidence(self.structure, rows, log_evidence, dtype).table(
+            self.structure.max_states, dtype
+        )
 
     # -- queries -----------------------------------------------------------------------------
 
@@ -259,11 +257,9 @@ class TensorCircuit(eqx.Module):
         Returns:
             Natural logarithms, ``-inf`` for impossible rows.
 
-        Weights may be zero or as small as you like: where they are more than 43 nats (float32; 354
-        in float64) below the largest of their sum, sums check what a matrix product would lose,
-        which takes about half as long again, and those that lose something take many times as
-        long. Of concrete parameters this is known beforehand; where they are traced, both ways are
-        compiled.
+        Weights may be as small as you like, or zero. Where some are more than 43 nats (float32; 354
+        in float64) below the largest of their sum, sums check what matrix products lose and are
+        slower, much so where they lose something; traced parameters compile both ways.
 
         Differentiation:
             ``jvp``, ``grad``, ``vmap``, to any order. The gradient with respect to normalised
@@ -276,7 +272,7 @@ class TensorCircuit(eqx.Module):
         Reference: Theorem 4.1.
         """
         self.check(parameters)
-        evidence = self._evidence(rows, log_evidence, parameters.log_root.dtype)
+        evidence = read_evidence(self.structure, rows, log_evidence, parameters.log_root.dtype)
         if not 0 <= softening < 1:
             raise ValueError(f"softening is {softening}; it must be at least 0 and less than 1.")
         exact = known_wide(self.structure, parameters, evidence.states is None)
@@ -483,7 +479,7 @@ class TensorCircuit(eqx.Module):
         """
         self.check(parameters)
         dtype = parameters.log_root.dtype
-        evidence = self._evidence(rows, log_evidence, dtype)
+        evidence = read_evidence(self.structure, rows, log_evidence, dtype)
         exact = known_wide(self.structure, parameters, evidence.states is None)
         values, back = jax.vjp(
             lambda p: root_values(self.structure, float(softening), exact, p, evidence), parameters

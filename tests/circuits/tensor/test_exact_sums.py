@@ -9,7 +9,6 @@ from klprojax.circuits import log_likelihood, sweep
 from klprojax.circuits.learning import EMStep, em_step, fit
 from klprojax.circuits.tensor import (
     TensorParameters,
-    classify,
     factorised_mixture,
     hclt,
     hidden_markov,
@@ -154,7 +153,7 @@ def test_products_keep_what_is_in_range():
     np.testing.assert_allclose(log_matmul(weights, values), wanted, rtol=0, atol=4e-6)
 
 
-@pytest.mark.parametrize("name", ["braided", "shared", "uneven", "coarse", "rat"])
+@pytest.mark.parametrize("name", ["braided", "uneven"])
 def test_zeros_equal_the_explicit_circuit(name):
     circuit = {**circuits(), **region_circuits()}[name]
     rng = np.random.default_rng(5)
@@ -164,7 +163,7 @@ def test_zeros_equal_the_explicit_circuit(name):
             return None
         # Half of the weights are 0, some tiny; every sum keeps one.
         low = jnp.where(rng.random(table.shape) < 0.5, -jnp.inf, table)
-        low = jnp.where(rng.random(table.shape) < 0.2, table - 500.0, low)
+        low = jnp.where(rng.random(table.shape) < 0.2, table - 5000.0, low)
         return jnp.where(jnp.arange(table.shape[-1]) == 0, table, low)
 
     p = circuit.init(2)
@@ -176,12 +175,12 @@ def test_zeros_equal_the_explicit_circuit(name):
     explicit = log_likelihood(
         model.circuit, model.log_weights, rows, leaf_parameters=model.leaf_parameters
     )
-    assert np.isneginf(explicit).any() or (explicit < -300).any()
+    assert np.isneginf(explicit).any() or (explicit < -5000).any()
     values, flows = circuit.flows(p, rows)
-    # Rounding of numbers of size 2000.
-    np.testing.assert_allclose(values, explicit, rtol=0, atol=1e-11)
+    # A few roundings of numbers of size 20000.
+    np.testing.assert_allclose(values, explicit, rtol=0, atol=1e-10)
     traced = jax.jit(circuit.log_values)(p, rows)
-    np.testing.assert_allclose(traced, explicit, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(traced, explicit, rtol=0, atol=1e-10)
     evidence = model.circuit.evidence_from_data(rows)[0]
     swept = jax.jit(
         jax.vmap(
@@ -212,17 +211,17 @@ def test_usual_weights_take_the_usual_way():
 
 
 def test_training_through_zeros():
-    circuit, start = left_to_right(jnp.float32, 40)
-    # Some rows leave no way but 40 emissions of .1, 90 nats below the best of the other state.
-    rows = np.zeros((12, 40), np.int8)
-    rows[6:] = np.random.default_rng(0).random((6, 40)) < 0.8
+    circuit, start = left_to_right(jnp.float32, 80)
+    # Some rows leave no way but 80 emissions of .1, 120 nats below the best of the other state.
+    rows = np.zeros((12, 80), np.int8)
+    rows[6:] = np.random.default_rng(0).random((6, 80)) < 0.8
     exact = jax.tree.map(lambda t: t.astype(jnp.float64), start)
     settings = {"epochs": 2, "batch_size": 4, "step": EMStep(pseudocount=0.0)}
     single = fit(circuit, rows, rows, parameters=start, **settings)
     double = fit(circuit, rows, rows, parameters=exact, **settings)
     for ours, theirs in zip(single.history, double.history, strict=True):
         for name in ("train_log_likelihood", "valid_log_likelihood"):
-            # Means of numbers of size 90 in single precision, after 6 updates.
+            # Means of numbers of size 184 in single precision, after 6 updates.
             assert abs(ours[name] - theirs[name]) < 1e-3
     assert np.isfinite(single.history[-1]["valid_log_likelihood"])
     # Weights that become zero on the way: the first epoch is done again with sums that check.
@@ -230,23 +229,6 @@ def test_training_through_zeros():
     grown = TensorParameters(grown.log_weights, start.log_inputs, grown.log_root)
     found = fit(circuit, rows, parameters=grown, **settings)
     assert np.isfinite(found.history[-1]["train_log_likelihood"])
-
-
-def test_classes_of_tiny_posterior():
-    # 60 children of a class, each nine times as likely in state 1: odds of 9^60.
-    units = factorised_mixture((2,) * 61, 2)
-    tables = np.zeros((61, 2, 2))
-    tables[:60] = [[0.9, 0.1], [0.1, 0.9]]
-    tables[60] = np.eye(2)
-    single = TensorParameters(
-        jnp.zeros((0, 2, 2), jnp.float32),
-        logs(tables, jnp.float32),
-        logs([[0.5, 0.5]], jnp.float32),
-    )
-    rows = np.ones((1, 61), int)
-    posterior = classify(units, single, rows, 60)
-    # Sums of 60 logarithms in single precision.
-    np.testing.assert_allclose(posterior, [[-60 * np.log(9), 0]], rtol=0, atol=1e-4)
 
 
 def test_long_chains_do_not_drift():
