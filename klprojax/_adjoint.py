@@ -62,6 +62,16 @@ class UnrolledAdjoint(AbstractAdjoint):
         return run(inputs, carry)
 
 
+def _check_real(carry: Any) -> None:
+    other = {str(x.dtype) for x in jax.tree.leaves(carry) if not _is_real(x)}
+    if other:
+        raise ValueError(
+            f"The carry has arrays of {' and '.join(sorted(other))}; ImplicitAdjoint "
+            "differentiates fixed points of real floating-point numbers. Carry real and "
+            "imaginary parts as two arrays and no integers, or use UnrolledAdjoint()."
+        )
+
+
 class ImplicitAdjoint(AbstractAdjoint):
     """Differentiate the fixed point the loop ends in, not the way there.
 
@@ -112,6 +122,7 @@ class ImplicitAdjoint(AbstractAdjoint):
         @run.defjvp
         def run_jvp(primals, tangents):
             inputs, start = primals
+            _check_real(start)
             d_inputs, _ = tangents  # the fixed point does not depend on where the loop started
             carry, steps = self.loop(settle, inputs, start, max_steps)
             d_carry = self._tangent(lambda i, c: step(i, c)[0], inputs, carry, d_inputs)
@@ -124,13 +135,6 @@ class ImplicitAdjoint(AbstractAdjoint):
         return root if self.fixed_point_tolerance is None else self.fixed_point_tolerance
 
     def _tangent(self, function: Any, inputs: Any, carry: Any, d_inputs: Any) -> Any:
-        other = {str(x.dtype) for x in jax.tree.leaves(carry) if not _is_real(x)}
-        if other:
-            raise ValueError(
-                f"The carry has arrays of {' and '.join(sorted(other))}; ImplicitAdjoint "
-                "differentiates fixed points of real floating-point numbers. Carry real and "
-                "imaginary parts as two arrays and no integers, or use UnrolledAdjoint()."
-            )
         flat, unflatten = ravel_pytree(carry)
         eps = float(jnp.finfo(flat.dtype).eps)
 
