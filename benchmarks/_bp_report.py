@@ -264,12 +264,12 @@ def _roofline(rows: list[dict[str, Any]]) -> str:
     f = shared.figure
     heads = (
         "problem",
-        "MB an iteration",
-        "ms an iteration",
+        "MB per iteration",
+        "ms per iteration",
         "GB/s",
         "triad GB/s",
         "share",
-        "once a call ms",
+        "once per call ms",
     )
     scaled = lambda value, by, form: f(None if value is None else value * by, form)  # noqa: E731
     lines = [
@@ -285,7 +285,7 @@ def _roofline(rows: list[dict[str, Any]]) -> str:
         for r in rows
     ]
     note = (
-        "\nLeast wall seconds; bytes each array must move once an iteration:\n"
+        "\nLeast wall seconds; bytes each array must move once per iteration:\n"
         + "".join(f"- {r['case']}: {r['formula']}.\n" for r in rows)
         + (
             "\nThe triad runs on arrays far larger than the caches; a problem that fits in them "

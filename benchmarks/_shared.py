@@ -198,7 +198,7 @@ def parser(module: str, document: str | None) -> argparse.ArgumentParser:
     out.add_argument("--resume", action="store_true", help="keep finished rows of --json FILE")
     out.add_argument("--float-bits", type=int, choices=(32, 64), default=64)
     out.add_argument(
-        "--time-limit", type=float, default=180.0, metavar="S", help="seconds a model and method"
+        "--time-limit", type=float, default=180.0, metavar="S", help="seconds per model and method"
     )
     return out
 

@@ -377,7 +377,7 @@ def roofline(bench: Bench, names: tuple[str, ...]) -> list[dict[str, Any]]:
                 bandwidth = max(bandwidth, side.do("bandwidth", megabytes=megabytes)["bytes_per_s"])
                 short = min(short, side.do("time", task="marginals", calls=2)["wall_s"])
                 long = min(long, side.do("time", task="longer", calls=1)["wall_s"])
-        # The difference leaves out what is done once a call; on a tiny problem it is noise.
+        # The difference leaves out what is done once per call; on a tiny problem it is noise.
         each = (long - short) / (many - given.iterations) if long > short else None
         moved = bytes_per_iteration(given)
         achieved = None if each is None else float(moved["bytes"]) / each

@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
             f"# Belief propagation on the loopy reference models\n\n"
             f"`python -m benchmarks bp_accuracy`, float{options.float_bits}, tolerance "
             f"{options.tolerance:g}, at most {options.max_steps} steps, "
-            f"{options.time_limit:g} s a run, {facts['device']}, jax {facts['versions']['jax']}, "
+            f"{options.time_limit:g} s per run, {facts['device']}, jax {facts['versions']['jax']}, "
             f"commit {str(facts['commit'])[:12]}, {facts['date'][:10]}.\n\n"
             f"{said}. No run gave NaN"
             f"{'' if not broken(rows) else ' EXCEPT: ' + ', '.join(broken(rows))}.\n\n"

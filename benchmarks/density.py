@@ -19,8 +19,8 @@ from benchmarks import _shared as shared
 
 COLUMNS = ("LearnSPN", "ID-SPN", "RAT-SPN", "EiNet", "HCLT last", "HCLT best-v")
 REFERENCE = "HCLT best-v"
-# Mean test log-likelihoods, nats a row. HCLT: logs of its authors' runs, 12 units, 4 trees, mean of
-# 5 seeds, the last epoch or the best by validation. The others as their papers print them.
+# Mean test log-likelihoods, nats per row. HCLT: logs of its authors' runs, 12 units, 4 trees, mean
+# of 5 seeds, the last epoch or the best by validation. The others as their papers print them.
 PUBLISHED = {
     "nltcs": (-6.11, -6.02, -6.01, -6.02, -5.999, -5.999),
     "msnbc": (-6.11, -6.04, -6.04, -6.12, -6.058, -6.058),
@@ -121,7 +121,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def markdown(report: dict[str, Any]) -> str:
     """The table."""
     rows = summary(report["rows"])
-    headings = ["data", "ours", "s.d.", "seeds", "chosen", "s a run", *COLUMNS, "reached"]
+    headings = ["data", "ours", "s.d.", "seeds", "chosen", "s per run", *COLUMNS, "reached"]
     body = [
         [
             row["data"],
@@ -148,7 +148,7 @@ def markdown(report: dict[str, Any]) -> str:
     failed = [r for r in report["rows"] if r["status"] != "done"]
     return (
         "# Density estimation\n\n"
-        "`python -m benchmarks density`: mean test log-likelihood (nats a row) of mixtures of "
+        "`python -m benchmarks density`: mean test log-likelihood (nats per row) of mixtures of "
         "hidden Chow-Liu trees learned by EM. A run is `klprojax circuit fit DATA.npz` with the "
         "chosen options; the validation log-likelihood with seed 0 chose among the candidates "
         "below, test rows choose nothing. Seconds are those of one whole command, with other work "

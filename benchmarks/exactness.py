@@ -154,8 +154,8 @@ def main(argv: list[str] | None = None) -> int:
         text = (
             f"# Exact inference on the reference models\n\n"
             f"`python -m benchmarks exactness`, float{options.float_bits}, "
-            f"memory limit {options.memory_limit:g} GiB, "
-            f"{options.time_limit:g} s a model, {facts['device']}, jax {facts['versions']['jax']}, "
+            f"memory limit {options.memory_limit:g} GiB, {options.time_limit:g} s per model, "
+            f"{facts['device']}, jax {facts['versions']['jax']}, "
             f"commit {str(facts['commit'])[:12]}, {facts['date'][:10]}.\n\n"
             f"{len(rows)} models: {said}. Disagreeing with the reference: "
             f"{', '.join(wrong) or 'none'}.\n\n"

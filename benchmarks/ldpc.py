@@ -1,4 +1,4 @@
-"""LDPC decoding beside `ldpc` (product-sum, parallel): words a CPU second, word errors.
+"""LDPC decoding beside `ldpc` (product-sum, parallel): words per CPU second, word errors.
 
 Both sides decode exactly the same words over a binary symmetric channel, on one core, with early
 stop, after a warm-up; repeats alternate and figures are medians of CPU seconds. `ldpc` runs in an
@@ -194,7 +194,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
                     shared.figure(row.get("ratio"), ".1f") if name == "klprojax" else "",
                 ]
             )
-    headings = ("case", "words a CPU s", "word error", "steps a word", "times as fast")
+    headings = ("case", "words per CPU s", "word error", "steps per word", "times as fast")
     return shared.markdown_table(headings, out)
 
 

@@ -1,4 +1,4 @@
-"""Projection training against PJAX: equal iterates, CPU seconds an iteration, temporaries.
+"""Projection training against PJAX: equal iterates, CPU seconds per iteration, temporaries.
 
 The same networks, weights and batch, float32, PJAX's own weighting (primal averages, λ = 5). Each
 side is a process of its own and their runs alternate. PJAX is used from its sources, which need
@@ -45,7 +45,7 @@ TARGETS = {
     ("784-128-10", "douglas-rachford"): 15.0,
 }
 MEMORY_TARGET, SWEEP_TARGET, EQUAL_TARGET = 50.0, 4.0, 1e-4
-# PJAX on jax 0.10.2, another machine, wall seconds an update of 50 iterations.
+# PJAX on jax 0.10.2, another machine, wall seconds per update of 50 iterations.
 RECORDED_S = {
     ("64-128-128-10", "alternating"): 1.43,
     ("64-128-128-10", "cyclic"): 1.66,
@@ -159,7 +159,7 @@ def equality(found: tuple[str, str] | None) -> list[dict[str, Any]]:
 
 
 def speed(name: str, found: tuple[str, str] | None, repeats: int) -> list[dict[str, Any]]:
-    """CPU seconds an iteration, in turn."""
+    """CPU seconds per iteration, in turn."""
     rows = []
     for scheme in SCHEMES:
         with tempfile.TemporaryDirectory() as folder, Sides(found, Path(folder)) as sides:

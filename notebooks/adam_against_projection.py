@@ -75,7 +75,7 @@ plots.learning_curves({name: result.history for name, result in results.items()}
 #
 # At a small precision ratio the slopes of one sweep are the gradient, to first order in the ratio.
 # The quantities by layer tell whether the signal reaches the first layer: a method whose copies are
-# *averaged* loses a factor of the number of copies a layer, and its first layers hardly move.
+# *averaged* loses a factor of the number of copies per layer, and its first layers hardly move.
 # Messages multiply, so their slopes must add; klprojax reads out slopes.
 
 # %%

@@ -145,7 +145,7 @@ def test_a_comparison_says_who_is_better(results):
     changed(results, "bp", slower)
     row = readme.comparisons(results).splitlines()[2]
     assert row.endswith("| ising100 / ising300 | 2.0 / 2.0 | 0.50 / 4.0 | **0.25×** / 2.0× |")
-    # More words a second are better, fewer seconds too; accuracies differ by points.
+    # More words per second are better, fewer seconds too; accuracies differ by points.
     assert readme.Row("m", ("a",), (2.0,), (4.0,), "", more_is_better=True).better() == [
         ("0.50", True)
     ]

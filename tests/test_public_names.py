@@ -61,7 +61,8 @@ NAMES = {
         ParityCheckCode decode plot_word_error_curve word_error_curve
     """,
     "klprojax.geometry": """
-        AbstractConstraint AbstractGenerator ConsensusFace ExponentialFamily
+        AbstractConstraint AbstractGenerator AbstractLeftConstraint AbstractRightConstraint
+        ConsensusFace ExponentialFamily
         FixedPrecisionGaussian GaussianConsensus MarginalConstraints MomentConstraints
         NegativeEntropy ProductFamily ProjectionResult bregman_divergence
         consensus_of_copies i_projection kl_divergence log_marginal log_normalize
@@ -82,6 +83,7 @@ NAMES = {
         projection_messages table_sensitivities
     """,
     "klprojax.operators": """
+        AbstractIterativeSolver AbstractSolver
         And Automaton BPState BeliefPropagation Cardinality DykstraHybrid Elimination
         Flooding HybridState Or Parity Residual Sequential TreeSweep infer is_forest t_proj
         t_proj_dense

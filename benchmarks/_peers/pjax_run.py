@@ -1,6 +1,6 @@
 """PJAX's side of ``python -m benchmarks training``; runs where PJAX's sources and networkx are.
 
-PJAX traces a network once a process: its graph's keys are object addresses.
+PJAX traces a network once per process: its graph's keys are object addresses.
 """
 
 from typing import Any

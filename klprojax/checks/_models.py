@@ -139,7 +139,7 @@ class Replicas:
                     self.edges[axis] = (int(item), int(v))
 
     def log_product(self, log_tables: dict[tuple[int, int], np.ndarray]) -> np.ndarray:
-        """Return the log of the product over all copies of one table an edge (factor, variable)."""
+        """Return the log of the product of one table per edge (factor, variable)."""
         joint = np.zeros(self.lift.shape)
         for axis, edge in enumerate(self.edges):
             shape = [1] * len(self.edges)
@@ -148,7 +148,7 @@ class Replicas:
         return joint
 
     def on_diagonal(self, tables: list[np.ndarray]) -> np.ndarray:
-        """Return the product of one table a variable where its copies agree, 0 elsewhere."""
+        """Return the product of one table per variable where its copies agree, 0 elsewhere."""
         joint = np.zeros(self.lift.shape)
         for states in np.ndindex(*(len(table) for table in tables)):
             cell = tuple(states[v] for _, v in self.edges)

@@ -39,7 +39,7 @@ class Example(NamedTuple):
 
     Attributes:
         circuit: the structure. log_weights, log_evidence: its numbers, as the package wants them.
-        marginals: one table a variable. visits: by node. edges, gates: by edge out of a sum node.
+        marginals: one table per variable. visits: by node. edges, gates: by edge out of a sum node.
         log_partition: nats.
     """
 

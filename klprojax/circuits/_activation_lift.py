@@ -50,7 +50,7 @@ class ActivationLift(NamedTuple):
             leaf_log_values: ``log S`` of the leaves, in the order of ``leaf_order``.
 
         Returns:
-            One array a factor family, in nats: root; leaves, then the off starts of all chains;
+            One array per factor family, in nats: root; leaves, then the off starts of all chains;
             links between products and children; chains.
         """
         dtype = log_weights.dtype

@@ -18,8 +18,8 @@ class CircuitModel(NamedTuple):
 
     Attributes:
         circuit: the structure.
-        log_weights: one a edge out of a sum node, nats.
-        leaf_parameters: one array a leaf group (see `Circuit.parameter_shapes`).
+        log_weights: one per edge out of a sum node, nats.
+        leaf_parameters: one array per leaf group (see `Circuit.parameter_shapes`).
     """
 
     circuit: Circuit

@@ -34,8 +34,8 @@ class Circuit(eqx.Module):
             sweep still computes values and log-derivatives of the network polynomial, which then
             are no marginals (Remark 4.7).
 
-    The numbers live outside: ``log_weights`` with one entry an edge out of a sum node, node by
-    node and child by child, and ``leaf_parameters`` with one array a leaf group,
+    The numbers live outside: ``log_weights`` with one entry per edge out of a sum node, node by
+    node and child by child, and ``leaf_parameters`` with one array per leaf group,
     ``[leaves, *family.parameter_shape(cardinality)]``. All logarithms in nats.
 
     A circuit is static: it hashes and compares by content and has no arrays as pytree leaves, so
@@ -235,7 +235,7 @@ class Circuit(eqx.Module):
         """Undo `unpack_variables`: evidence from one log-table ``[states]`` a variable.
 
         Args:
-            tables: one a variable, in the order of their numbers.
+            tables: one per variable, in the order of their numbers.
             dtype: floating type of the result; that of the tables if None.
         """
         discrete = {v: t for v, t in enumerate(tables) if self.structure.cardinalities[v]}
@@ -257,7 +257,7 @@ class Circuit(eqx.Module):
         """Make the weights of every sum node add up to one.
 
         Args:
-            log_weights: one a edge out of a sum node, nats.
+            log_weights: one per edge out of a sum node, nats.
         """
         return log_weights - self._log_totals(log_weights)
 
@@ -309,9 +309,9 @@ class Circuit(eqx.Module):
         """Check that the numbers fit the circuit; return the leaf parameters, filled in.
 
         Args:
-            log_weights: one a edge out of a sum node, nats.
+            log_weights: one per edge out of a sum node, nats.
             log_evidence: soft or hard evidence (see `Circuit.log_evidence`).
-            leaf_parameters: one array a leaf group.
+            leaf_parameters: one array per leaf group.
             values: values of continuous variables, NaN where missing.
             batch: leading axes that all numbers share.
 
@@ -333,7 +333,7 @@ class Circuit(eqx.Module):
                 )
                 raise ValueError(
                     f"The circuit has leaves with parameters ({', '.join(kinds)}); pass "
-                    "leaf_parameters, one array a leaf group (see Circuit.parameter_shapes)."
+                    "leaf_parameters, one array per leaf group (see Circuit.parameter_shapes)."
                 )
             leaf_parameters = tuple(jnp.zeros(shape, dtype) for shape in shapes)
         got = tuple(np.shape(p) for p in leaf_parameters)

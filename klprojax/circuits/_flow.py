@@ -64,7 +64,7 @@ def evaluate(flow: Flow, given: Array, log_weights: Array) -> Array:
 
     Args:
         given: values of ``flow.given`` ``[given, *batch]``.
-        log_weights: one a edge ``[edges, *batch]`` (or batch axes of size 1).
+        log_weights: one per edge ``[edges, *batch]`` (or batch axes of size 1).
 
     Returns:
         ``[nodes, *batch]``.

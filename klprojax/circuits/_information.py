@@ -31,9 +31,9 @@ def entropy(
 
     Args:
         circuit: a deterministic circuit.
-        log_weights: one a edge out of a sum node, nats, normalised or not.
+        log_weights: one per edge out of a sum node, nats, normalised or not.
         log_evidence: soft or hard evidence.
-        leaf_parameters: one array a leaf group.
+        leaf_parameters: one array per leaf group.
         check: prove determinism first (`is_deterministic`); without, the result is an upper bound
             for a circuit that is not deterministic (the entropy of states and parses).
 
@@ -136,13 +136,13 @@ def expected_values(
 
     Args:
         circuit: the structure.
-        log_weights: one a edge out of a sum node, nats.
+        log_weights: one per edge out of a sum node, nats.
         log_evidence: soft or hard evidence (see `Circuit.log_evidence`).
-        leaf_parameters: one array a leaf group.
+        leaf_parameters: one array per leaf group.
         values: values of continuous variables, NaN where missing.
 
     Returns:
-        One number a variable.
+        One number per variable.
     """
     require_explicit(circuit, "expected_values")
     got = sweep(circuit, log_weights, log_evidence, leaf_parameters=leaf_parameters, values=values)

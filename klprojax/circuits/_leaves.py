@@ -57,7 +57,7 @@ class AbstractContinuousLeaf(AbstractLeaf):
 
         Args:
             parameters: of the leaves, one row each.
-            values: one a leaf; never NaN.
+            values: one per leaf; never NaN.
         """
 
     @abc.abstractmethod
@@ -110,13 +110,13 @@ class Indicator(AbstractDiscreteLeaf):
 
 
 class Categorical(AbstractDiscreteLeaf):
-    """A table of natural logarithms, one a state, on any scale; ``-inf`` excludes a state.
+    """A table of natural logarithms, one per state, on any scale; ``-inf`` excludes a state.
 
     Like the weights of a sum node the table need not be normalised; `is_normalized` says.
     """
 
     def parameter_shape(self, cardinality: int) -> tuple[int, ...]:
-        """One log-weight a state."""
+        """One log-weight per state."""
         _discrete("A categorical leaf", cardinality)
         return (cardinality,)
 

@@ -32,12 +32,12 @@ def log_likelihood(
 
     Args:
         circuit: the structure.
-        log_weights: one a edge out of a sum node, nats.
+        log_weights: one per edge out of a sum node, nats.
         rows: states or values ``[rows, variables]``; missing entries (-1, NaN) are summed out.
             Read on the host: inside a transformation close over them, or map `log_partition` over
             evidence instead.
         given: rows to condition on ``[rows, variables]``: ``log p(row and given) - log p(given)``.
-        leaf_parameters: one array a leaf group.
+        leaf_parameters: one array per leaf group.
         batch_size: rows evaluated together; bounds memory, does not change the result.
 
     Returns:

@@ -59,9 +59,9 @@ def mpe(
 
     Args:
         circuit: the structure.
-        log_weights: one a edge out of a sum node, nats.
+        log_weights: one per edge out of a sum node, nats.
         log_evidence: soft or hard evidence.
-        leaf_parameters: one array a leaf group.
+        leaf_parameters: one array per leaf group.
         values: values of the continuous variables; missing ones are set to the mode of the leaf
             that the maximising parse reaches.
         max_steps: most changes of a variable.

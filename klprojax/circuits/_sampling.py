@@ -34,11 +34,11 @@ def sample(
 
     Args:
         circuit: the structure.
-        log_weights: one a edge out of a sum node, nats.
+        log_weights: one per edge out of a sum node, nats.
         key: a JAX random key.
         num_samples: how many; static under ``jit``.
         log_evidence: soft or hard evidence; hard evidence is reproduced.
-        leaf_parameters: one array a leaf group.
+        leaf_parameters: one array per leaf group.
         values: values of the continuous variables, NaN where they are drawn.
 
     Returns:

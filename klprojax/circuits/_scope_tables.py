@@ -1,9 +1,10 @@
 """The region tables of section 4.3 read literally, as a documented counterexample.
 
-One table a node, ``q_n(x_R) ∝ S_n(x_R) λ_R(x_R)``; consensus makes one table a scope, the geometric
-mean of its nodes' tables; the right projection onto the product family replaces it by products of
-marginals. A sum node and its product children have one scope, and consensus averages components
-that should be mixed, so the result is not the exact marginals. `t_spn` is the reading that is.
+One table per node, ``q_n(x_R) ∝ S_n(x_R) λ_R(x_R)``; consensus makes one table per scope, the
+geometric mean of its nodes' tables; the right projection onto the product family replaces it by
+products of marginals. A sum node and its product children have one scope, and consensus averages
+components that should be mixed, so the result is not the exact marginals. `t_spn` is the
+reading that is.
 """
 
 import itertools
@@ -29,7 +30,7 @@ def scope_table_marginals(
 
     Args:
         circuit: a small circuit of indicators.
-        log_weights: one a edge out of a sum node, nats.
+        log_weights: one per edge out of a sum node, nats.
         log_evidence: as for `sweep`, finite.
 
     Returns:

@@ -50,7 +50,7 @@ class Wiring(NamedTuple):
 
     Attributes:
         flow: the two scans.
-        leaves: one a leaf group.
+        leaves: one per leaf group.
         weight_of_edge: position of each edge in ``log_weights``, one past its end below products.
         sum_edges: the edges out of sum nodes.
     """

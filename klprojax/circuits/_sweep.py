@@ -79,9 +79,9 @@ def sweep(
 
     Args:
         circuit: the structure.
-        log_weights: one a edge out of a sum node, nats, normalised or not.
+        log_weights: one per edge out of a sum node, nats, normalised or not.
         log_evidence: soft or hard evidence λ (see `Circuit.log_evidence`); none if left out.
-        leaf_parameters: one array a leaf group; only for circuits with parametric leaves.
+        leaf_parameters: one array per leaf group; only for circuits with parametric leaves.
         values: values of the continuous variables, NaN where missing (all missing if left out).
         throw: raise if the evidence is impossible, rather than return ``-inf`` and zeros.
 
@@ -134,9 +134,9 @@ def log_partition(
 
     Args:
         circuit: the structure.
-        log_weights: one a edge out of a sum node, nats.
+        log_weights: one per edge out of a sum node, nats.
         log_evidence: soft or hard evidence (see `Circuit.log_evidence`).
-        leaf_parameters: one array a leaf group.
+        leaf_parameters: one array per leaf group.
         values: values of continuous variables, NaN where missing.
 
     Returns:

@@ -35,9 +35,9 @@ def t_spn(
 
     Args:
         circuit: the structure.
-        log_weights: one a edge out of a sum node, nats.
+        log_weights: one per edge out of a sum node, nats.
         log_evidence: soft or hard evidence (see `Circuit.log_evidence`).
-        leaf_parameters: one array a leaf group.
+        leaf_parameters: one array per leaf group.
         values: values of continuous variables, NaN where missing.
         method: ``"sweep"`` is the upward-downward sweep (Theorem 4.1), for circuits of any size;
             the others are `klprojax.t_proj` with that method on the activation lift: small

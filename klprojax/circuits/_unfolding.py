@@ -46,7 +46,7 @@ class Unfolding(NamedTuple):
         """Parameters of the tree's leaves.
 
         Args:
-            leaf_parameters: of the circuit, one array a group.
+            leaf_parameters: of the circuit, one array per group.
         """
         return tuple(
             table[rows] for table, rows in zip(leaf_parameters, self.parameter_rows, strict=True)
@@ -56,7 +56,7 @@ class Unfolding(NamedTuple):
         """Give every copy its original's number: Lemma 4.3 says ``S_tree(ñ) = S(ρ(ñ))``.
 
         Args:
-            node_values: one number a node of the circuit.
+            node_values: one number per node of the circuit.
         """
         return node_values[self.copy_of]
 
@@ -64,7 +64,7 @@ class Unfolding(NamedTuple):
         """Add up over copies: visit probabilities of nodes (Lemma 4.5).
 
         Args:
-            tree_values: one number a node of the tree.
+            tree_values: one number per node of the tree.
         """
         return segment_sum(tree_values, self.copy_of, self.circuit.num_nodes)
 
@@ -88,7 +88,7 @@ class Unfolding(NamedTuple):
         counts = np.bincount(self.copy_of, minlength=self.circuit.num_nodes)
         width = int(counts.max())
         if width * len(counts) <= 16 * len(order):
-            # One padded row a node.
+            # One padded row per node.
             row = np.repeat(np.arange(len(counts)), counts)
             column = spans(np.zeros_like(counts), counts)
             padded = np.full((len(counts), width), len(order), np.int64)

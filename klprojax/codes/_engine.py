@@ -1,4 +1,4 @@
-"""Flooding belief propagation on parity checks only: one log-odds number a message.
+"""Flooding belief propagation on parity checks only: one log-odds number per message.
 
 The same iterates as `BeliefPropagation` on a graph of hard `Parity` factors, for many words at
 once. Words are the last axis, so every step is arithmetic on long rows and a gather moves whole
@@ -44,7 +44,7 @@ def sums_at_variables(
 
 
 def at_edges(graph: FactorGraph, table: Array) -> Array:
-    """Rows of a table over variables, one an edge."""
+    """Rows of a table over variables, one per edge."""
     return table.at[graph.wiring.edges[0]].get(mode="promise_in_bounds")
 
 

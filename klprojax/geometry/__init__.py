@@ -51,6 +51,12 @@ from ._projection import (
     AbstractConstraint as AbstractConstraint,
 )
 from ._projection import (
+    AbstractLeftConstraint as AbstractLeftConstraint,
+)
+from ._projection import (
+    AbstractRightConstraint as AbstractRightConstraint,
+)
+from ._projection import (
     ProjectionResult as ProjectionResult,
 )
 from ._projection import (

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._log_table import canonical_axes, default_tolerance, log_normalize
-from ._projection import AbstractConstraint, ProjectionResult, closed_form_result, refuse
+from ._projection import AbstractLeftConstraint, ProjectionResult, closed_form_result
 
 
-class ConsensusFace(AbstractConstraint):
+class ConsensusFace(AbstractLeftConstraint):
     """The face of joint tables that vanish unless all copies of each variable agree.
 
     Its I-projection removes off-diagonal mass and renormalises:
@@ -27,6 +27,7 @@ class ConsensusFace(AbstractConstraint):
         Section 2, consensus sets and the projection that "removes off-diagonal mass".
     """
 
+    why_one_side = "KL(q || p) is infinite for every p on the face once q has mass off it"
     groups: tuple[tuple[int, ...], ...] | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
@@ -73,27 +74,6 @@ class ConsensusFace(AbstractConstraint):
         tolerance = default_tolerance(log_table.dtype) if tolerance is None else tolerance
         return closed_form_result(
             value, tolerance, throw, "The table has no mass on the consensus face."
-        )
-
-    def right_projection(
-        self,
-        log_table: Float[Array, "*states"],
-        /,
-        *,
-        tolerance: float | None = None,
-        max_steps: int | None = None,
-        throw: bool = True,
-    ) -> ProjectionResult:
-        """Refuse: `KL(q || p)` is infinite for every `p` on the face.
-
-        Raises:
-            ValueError: always.
-        """
-        raise refuse(
-            "ConsensusFace",
-            "right projection",
-            "KL(q || p) is infinite for every p on the face once q has mass off it",
-            "Use the I-projection, i_projection.",
         )
 
     def diagonal(self, log_table: Float[Array, "*states"]) -> Float[Array, "..."]:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ._linear import pseudo_solve, symmetric_solve
 from ._log_table import default_tolerance, log_normalize, safe_logsumexp
-from ._projection import AbstractConstraint, ProjectionResult, finish, refuse
+from ._projection import AbstractLeftConstraint, AbstractRightConstraint, ProjectionResult, finish
 
 _FAILURE = (
     "Newton's method did not match the moments: they lie outside the range of the statistic on the "
@@ -27,7 +27,7 @@ _FAILURE = (
 )
 
 
-class ExponentialFamily(AbstractConstraint):
+class ExponentialFamily(AbstractRightConstraint):
     """The tables `p_theta(x)` proportional to `b(x) exp(<theta, T(x)>)`.
 
     Args:
@@ -49,6 +49,7 @@ class ExponentialFamily(AbstractConstraint):
         Section 2, right projection; moment matching.
     """
 
+    why_one_side = "minimising KL(r || q) over the family is not convex"
     statistic: Float[Array, "*states statistics"]
     log_base: Float[Array, "..."] | None = None
 
@@ -123,35 +124,13 @@ class ExponentialFamily(AbstractConstraint):
             throw,
         )
 
-    def left_projection(
-        self,
-        log_table: Float[Array, "*states"],
-        /,
-        *,
-        tolerance: float | None = None,
-        max_steps: int | None = None,
-        throw: bool = True,
-    ) -> ProjectionResult:
-        """Refuse: an exponential family is not convex as a set of tables.
-
-        Raises:
-            ValueError: always.
-        """
-        raise refuse(
-            "ExponentialFamily",
-            "I-projection",
-            "minimising KL(r || q) over the family is not a convex problem",
-            "Use the right projection, right_projection, or constrain moments with "
-            "MomentConstraints.",
-        )
-
     def _base(self) -> Float[Array, "..."]:
         if self.log_base is None:
             return jnp.zeros(self.statistic.shape[:-1], self.statistic.dtype)
         return self.log_base
 
 
-class MomentConstraints(AbstractConstraint):
+class MomentConstraints(AbstractLeftConstraint):
     """The tables with given moments, `E_r[T] = t`: a linear family.
 
     Its I-projection tilts the table: `r(x)` proportional to `q(x) exp(<theta, T(x)>)`.
@@ -171,6 +150,7 @@ class MomentConstraints(AbstractConstraint):
         Section 2, left projection.
     """
 
+    why_one_side = "minimising KL(q || p) under moment constraints is not solved by tilting q"
     statistic: Float[Array, "*states statistics"]
     moments: Float[Array, " moments"]
 
@@ -213,27 +193,6 @@ class MomentConstraints(AbstractConstraint):
         escaped = jnp.zeros((), log_table.dtype)
         return _match_moments(
             log_table, self.statistic, self.moments, escaped, tolerance, max_steps, throw
-        )
-
-    def right_projection(
-        self,
-        log_table: Float[Array, "*states"],
-        /,
-        *,
-        tolerance: float | None = None,
-        max_steps: int | None = None,
-        throw: bool = True,
-    ) -> ProjectionResult:
-        """Refuse: maximum likelihood under moment constraints is not a tilt of `q`.
-
-        Raises:
-            ValueError: always.
-        """
-        raise refuse(
-            "MomentConstraints",
-            "right projection",
-            "minimising KL(q || p) under moment constraints is not solved by tilting q",
-            "Use the I-projection, i_projection.",
         )
 
 

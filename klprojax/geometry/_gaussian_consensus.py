@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 
 from ._generators import FixedPrecisionGaussian
 from ._log_table import default_tolerance
-from ._projection import AbstractConstraint, ProjectionResult, finish
+from ._projection import AbstractLeftConstraint, AbstractRightConstraint, ProjectionResult, finish
 
 
-class GaussianConsensus(AbstractConstraint):
+class GaussianConsensus(AbstractLeftConstraint, AbstractRightConstraint):
     """The subspace on which copies of a real variable agree, with a fixed precision for each copy.
 
     Args:

@@ -26,13 +26,13 @@ from ._log_table import (
     log_normalize,
     safe_logsumexp,
 )
-from ._projection import AbstractConstraint, ProjectionResult, finish, refuse
+from ._projection import AbstractLeftConstraint, ProjectionResult, finish
 
 Tables = tuple[Float[Array, "..."], ...]
 Scopes = tuple[tuple[int, ...], ...]
 
 
-class MarginalConstraints(AbstractConstraint):
+class MarginalConstraints(AbstractLeftConstraint):
     """The tables whose marginals on given sets of axes are given.
 
     Args:
@@ -58,6 +58,7 @@ class MarginalConstraints(AbstractConstraint):
         converges to the I-projection whenever some table in the set has finite divergence from `q`.
     """
 
+    why_one_side = "minimising KL(q || p) under marginal constraints is not solved by scaling q"
     axes: Scopes = eqx.field(static=True)
     log_targets: Tables
 
@@ -139,27 +140,6 @@ class MarginalConstraints(AbstractConstraint):
             "Iterative proportional fitting did not reach its tolerance: the targets contradict "
             "each other, put mass where the table has none, or need more steps.",
             at_floor,
-        )
-
-    def right_projection(
-        self,
-        log_table: Float[Array, "*states"],
-        /,
-        *,
-        tolerance: float | None = None,
-        max_steps: int | None = None,
-        throw: bool = True,
-    ) -> ProjectionResult:
-        """Refuse: maximum likelihood under marginal constraints is not a scaling of `q`.
-
-        Raises:
-            ValueError: always.
-        """
-        raise refuse(
-            "MarginalConstraints",
-            "right projection",
-            "minimising KL(q || p) under marginal constraints is not solved by scaling q",
-            "Use the I-projection, i_projection.",
         )
 
     def _check_shapes(self, log_table: Float[Array, "*states"]) -> None:

@@ -12,10 +12,10 @@ from ._log_table import (
     log_marginal,
     log_normalize,
 )
-from ._projection import AbstractConstraint, ProjectionResult, closed_form_result, refuse
+from ._projection import AbstractRightConstraint, ProjectionResult, closed_form_result
 
 
-class ProductFamily(AbstractConstraint):
+class ProductFamily(AbstractRightConstraint):
     """The tables that factorise over blocks of their axes.
 
     Its right projection is the product of the block marginals:
@@ -32,6 +32,7 @@ class ProductFamily(AbstractConstraint):
         Section 2, product families: right projections "enforce factorization".
     """
 
+    why_one_side = "minimising KL(r || q) over products is mean field, with many local minima"
     blocks: tuple[tuple[int, ...], ...] | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
@@ -70,27 +71,6 @@ class ProductFamily(AbstractConstraint):
         value = self.join(self.marginals(log_table))
         tolerance = default_tolerance(log_table.dtype) if tolerance is None else tolerance
         return closed_form_result(value, tolerance, throw, "The table has no mass.")
-
-    def left_projection(
-        self,
-        log_table: Float[Array, "*states"],
-        /,
-        *,
-        tolerance: float | None = None,
-        max_steps: int | None = None,
-        throw: bool = True,
-    ) -> ProjectionResult:
-        """Refuse: minimising `KL(r || q)` over products is mean field, which is not convex.
-
-        Raises:
-            ValueError: always.
-        """
-        raise refuse(
-            "ProductFamily",
-            "I-projection",
-            "minimising KL(r || q) over products is the mean-field problem, with many local minima",
-            "Use the right projection, right_projection.",
-        )
 
     def marginals(self, log_table: Float[Array, "*states"]) -> tuple[Float[Array, "..."], ...]:
         """Return the right projection in factored form, never building the joint product.

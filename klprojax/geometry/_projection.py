@@ -6,10 +6,11 @@ For a set `C` and a table `q`,
     right (M-):  argmin over p in C of KL(q || p),
 
 the second being a minimisation of `D_{f*}` over the dual image of `C`. Which of the two can be
-computed depends on the set. A set offers what it can and refuses the rest by naming the other.
+computed depends on the set: its type says which.
 """
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -42,7 +43,8 @@ class ProjectionResult(eqx.Module):
 
 
 class AbstractConstraint(eqx.Module):
-    """A set of points onto which one can project.
+    """A set of points. What can be projected onto it is an `AbstractLeftConstraint`, an
+    `AbstractRightConstraint`, or both: subclass these.
 
     `point` is a log-table with every axis part of one joint distribution (batch with `jax.vmap`),
     normalised or not, with `-inf` entries allowed. Keyword arguments common to all projections:
@@ -51,7 +53,17 @@ class AbstractConstraint(eqx.Module):
       rounding stops the iterations if that comes first.
     - `max_steps`: most iterations; closed forms need none.
     - `throw`: raise an error at run time unless the projection converged.
+
+    Attributes:
+        why_one_side: why the set offers one projection only, for the error of whoever asks for the
+            other.
     """
+
+    why_one_side: ClassVar[str] = "the class does not offer it"
+
+
+class AbstractLeftConstraint(AbstractConstraint):
+    """A set onto which one can project from the left (I-projection): `i_projection`."""
 
     @abc.abstractmethod
     def left_projection(
@@ -64,6 +76,10 @@ class AbstractConstraint(eqx.Module):
         throw: bool = True,
     ) -> ProjectionResult:
         """Project by minimising `D_f(r, point)` over `r` in the set."""
+
+
+class AbstractRightConstraint(AbstractConstraint):
+    """A set onto which one can project from the right: `right_projection`."""
 
     @abc.abstractmethod
     def right_projection(
@@ -100,7 +116,7 @@ def i_projection(
         The projection and its certificate.
 
     Raises:
-        ValueError: the set has no I-projection that can be computed; the message says what it has.
+        ValueError: the set is no `AbstractLeftConstraint`; the message says why.
 
     Differentiation:
         `jvp` and `vjp`, to any order; iterations are differentiated implicitly at their solution.
@@ -116,6 +132,8 @@ def i_projection(
     Reference:
         Section 2, left projection.
     """
+    if not isinstance(constraint, AbstractLeftConstraint):
+        raise _refused(constraint, "I-projection", "right projection, right_projection")
     return constraint.left_projection(
         log_table, tolerance=tolerance, max_steps=max_steps, throw=throw
     )
@@ -143,8 +161,7 @@ def right_projection(
         The projection and its certificate.
 
     Raises:
-        ValueError: the set has no right projection that can be computed; the message says what it
-            has.
+        ValueError: the set is no `AbstractRightConstraint`; the message says why.
 
     Differentiation:
         `jvp` and `vjp`, to any order; iterations are differentiated implicitly at their solution.
@@ -152,6 +169,8 @@ def right_projection(
     Reference:
         Section 2, right projection.
     """
+    if not isinstance(constraint, AbstractRightConstraint):
+        raise _refused(constraint, "right projection", "I-projection, i_projection")
     return constraint.right_projection(
         log_table, tolerance=tolerance, max_steps=max_steps, throw=throw
     )
@@ -201,6 +220,6 @@ def finish(
     return ProjectionResult(value, residual, steps, converged, multipliers, limited)
 
 
-def refuse(constraint: str, asked: str, why: str, advice: str) -> ValueError:
-    """Make the error for a projection that a set does not offer."""
-    return ValueError(f"{constraint} has no {asked}: {why}. {advice}")
+def _refused(constraint: AbstractConstraint, asked: str, other: str) -> ValueError:
+    name = type(constraint).__name__
+    return ValueError(f"{name} has no {asked}: {constraint.why_one_side}. Use the {other}.")

@@ -7,9 +7,6 @@ from ._conditioning import ConditionedModel as ConditionedModel
 from ._conditioning import ContradictionError as ContradictionError
 from ._conditioning import condition as condition
 from ._factor_graph import FactorGraph as FactorGraph
-from ._factor_graph import GraphSignature as GraphSignature
-from ._factor_graph import GroupSignature as GroupSignature
-from ._factor_graph import Wiring as Wiring
 from ._files import ModelFileError as ModelFileError
 from ._files import ParityCheckMatrix as ParityCheckMatrix
 from ._files import load_model as load_model
@@ -33,3 +30,6 @@ from ._message_rule import Structured as Structured
 from ._message_rule import dense_table as dense_table
 from ._model import DiscreteModel as DiscreteModel
 from ._replication import ReplicatedLift as ReplicatedLift
+from ._wiring import GraphSignature as GraphSignature
+from ._wiring import GroupSignature as GroupSignature
+from ._wiring import Wiring as Wiring

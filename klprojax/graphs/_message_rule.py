@@ -47,7 +47,7 @@ class AbstractMessageRule(eqx.Module):
 
         Args:
             parameters: as described in the class.
-            incoming: one log-table an axis.
+            incoming: one log-table per axis.
             semiring: `"sum"` or `"max"`.
         """
 
@@ -62,7 +62,7 @@ class AbstractMessageRule(eqx.Module):
 
         Args:
             parameters: as described in the class.
-            incoming: one log-table an axis.
+            incoming: one log-table per axis.
             semiring: `"sum"` or `"max"`.
         """
 
@@ -99,7 +99,7 @@ def dense_table(
         Log-tables `[factors or 1, *shape]`, nats.
 
     Raises:
-        ValueError: more than 2^16 entries a factor.
+        ValueError: more than 2^16 entries per factor.
     """
     entries = int(np.prod(shape, dtype=np.float64))
     if entries > 2**16:

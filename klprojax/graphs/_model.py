@@ -1,4 +1,4 @@
-"""A discrete model as files describe it: variables, their states and one log-table a factor."""
+"""A discrete model as files describe it: variables, their states and one log-table per factor."""
 
 import difflib
 from collections.abc import Mapping, Sequence

@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 from .._types import FactorTables, VariableTables
 from ..geometry import ConsensusFace, log_normalize
-from ._factor_graph import FactorGraph, GroupSignature
+from ._factor_graph import FactorGraph
 from ._message_rule import dense_table
+from ._wiring import GroupSignature
 
 
 class ReplicatedLift(eqx.Module):
@@ -81,7 +82,7 @@ class ReplicatedLift(eqx.Module):
             raise ValueError(
                 f"The replicated joint table has {len(shape)} axes and {size:,} entries, beyond "
                 f"max_entries = {max_entries:,}: one axis an edge of the graph"
-                f"{' and one a variable for its evidence' if evidence else ''}. Use a smaller "
+                f"{' and one per variable for its evidence' if evidence else ''}. Use a smaller "
                 "graph, or Elimination(), which needs no replicated table."
             )
         self.shape = tuple(shape)
@@ -136,7 +137,7 @@ class ReplicatedLift(eqx.Module):
         return log_normalize(joint)
 
     def read_variables(self, log_marginals: tuple[Float[Array, " _states"], ...]) -> VariableTables:
-        """Read one table a variable off the marginals of all copies.
+        """Read one table per variable off the marginals of all copies.
 
         Args:
             log_marginals: per axis, log-probabilities of that copy. Copies of one variable are

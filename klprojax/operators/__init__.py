@@ -15,6 +15,8 @@ from ._schedules import Residual as Residual
 from ._schedules import Sequential as Sequential
 from ._schedules import TreeSweep as TreeSweep
 from ._schedules import is_forest as is_forest
+from ._solver import AbstractIterativeSolver as AbstractIterativeSolver
+from ._solver import AbstractSolver as AbstractSolver
 from ._structured import And as And
 from ._structured import Automaton as Automaton
 from ._structured import Cardinality as Cardinality

@@ -35,7 +35,7 @@ from ._messages import (
 )
 from ._odds_engine import OddsFlooding
 from ._schedules import AbstractSchedule, Flooding, Residual, TreeSweep
-from ._solver import AbstractSolver, check_object, verdict
+from ._solver import AbstractIterativeSolver, check_object, verdict
 
 
 class BPState(eqx.Module):
@@ -50,7 +50,7 @@ class BPState(eqx.Module):
     residual: Float[Array, ""]
 
 
-class BeliefPropagation(AbstractSolver):
+class BeliefPropagation(AbstractIterativeSolver):
     """Iterate normalised belief propagation until the messages settle.
 
     Sum-product computes approximate marginals, max-product approximate max-marginals: of each
@@ -134,14 +134,6 @@ class BeliefPropagation(AbstractSolver):
         old = engine.load(graph, state.messages)
         new = engine.step(inputs, old)
         return BPState(engine.store(graph, new), engine.change(inputs, new, old))
-
-    def terminate(self, state: BPState) -> Bool[Array, ""]:
-        """Whether the last step met the tolerance.
-
-        Args:
-            state: messages and the residual of their step.
-        """
-        return state.residual < self.tolerance
 
     def solve(
         self,
@@ -253,7 +245,8 @@ def _iterate(
         # The residual steers the loop; no derivative passes through it.
         residual = jnp.where(engine.diverged(after), jnp.inf, engine.change(inputs, after, carry))
         residual = lax.stop_gradient(residual)
-        return (after, residual), (residual < solver.tolerance) | ~jnp.isfinite(residual)
+        done, _ = solver.terminate(BPState(after, residual))
+        return (after, residual), done | ~jnp.isfinite(residual)
 
     (carry, residual), steps = adjoint.loop(step, inputs, (start, infinity), max_steps)
     diverged = jnp.isposinf(residual) & (steps > 0)
@@ -294,10 +287,9 @@ def _solve(
     at_variables = totals(graph, messages, log_evidence, finite=finite)
     beliefs = log_beliefs(at_variables)
     sweep = isinstance(solver.schedule, TreeSweep)
-    if sweep or solver.tolerance == 0.0 or not any(g.shape for g in graph.signature.groups):
-        converged = jnp.bool_(True)
-    else:
-        converged = residual < solver.tolerance
+    _, end = solver.terminate(BPState(messages, residual))
+    if sweep or not any(g.shape for g in graph.signature.groups):  # nothing that could change
+        end = RESULTS.successful
     log_partition = bethe_log_partition(
         graph,
         tables,
@@ -307,7 +299,7 @@ def _solve(
         finite=finite,
         mass_of=engines[0].log_mass if len(engines) == 1 else log_mass,
     )
-    result = verdict(beliefs, log_partition, converged, residual)
+    result = verdict(beliefs, log_partition, end, residual)
     result = RESULTS.where(diverged, RESULTS.diverged, result)
     if solver.engine == "fast":
         result = RESULTS.where(safe, result, RESULTS.out_of_range)
@@ -320,7 +312,7 @@ def _solve(
         result=result,
         residual=jnp.zeros_like(residual) if sweep else residual,
         steps=steps,
-        converged=converged,
+        converged=jnp.asarray(end == RESULTS.successful),
         state=BPState(messages, residual),
         exact=sweep,
     )

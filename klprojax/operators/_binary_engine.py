@@ -1,4 +1,4 @@
-"""Flooding on binary pairwise graphs: one log-odds number a message.
+"""Flooding on binary pairwise graphs: one log-odds number per message.
 
 With ``l`` the log-odds of the message that enters a factor ``exp(J)`` from the other variable, the
 message that leaves is ``b + softplus(p + l) - softplus(q + l)``, where ``p = J11 - J10``,

@@ -66,7 +66,7 @@ class Elimination(AbstractSolver):
             dtype = log_potentials[0].dtype if log_potentials else None
             log_evidence = graph.log_evidence(dtype=dtype)
         if factor_beliefs or any(group.rule is not None for group in graph.signature.groups):
-            # One table a factor: a shared table's gradient would sum over its factors, and a
+            # One table per factor: a shared table's gradient would sum over its factors, and a
             # rule's parameters are no table.
             log_potentials = tuple(
                 jnp.broadcast_to(table, (group.count, *group.shape))
@@ -125,7 +125,7 @@ def _solve(
         log_beliefs=beliefs,
         log_partition=found.log_partition,
         factor_log_beliefs=tuple(log_marginals[: len(log_potentials)]) if factor_beliefs else None,
-        result=verdict(beliefs, found.log_partition, True),
+        result=verdict(beliefs, found.log_partition),
         residual=jnp.zeros_like(found.log_partition),
         steps=jnp.int32(0),
         converged=jnp.bool_(True),

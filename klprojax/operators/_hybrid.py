@@ -23,11 +23,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from .._adjoint import AbstractAdjoint
 from .._sharding import on_any_mesh
-from .._solution import Solution
+from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
 from ..geometry import ProductFamily, log_normalize
 from ..graphs import FactorGraph
@@ -45,7 +45,7 @@ from ._messages import (
     totals,
     uniform_messages,
 )
-from ._solver import AbstractSolver, verdict
+from ._solver import AbstractIterativeSolver, verdict
 
 
 class HybridState(eqx.Module):
@@ -74,7 +74,7 @@ class HybridState(eqx.Module):
     residual: Float[Array, ""]
 
 
-class DykstraHybrid(AbstractSolver):
+class DykstraHybrid(AbstractIterativeSolver):
     """Iterate the Dykstra-type hybrid of KL projections in factored form.
 
     Named fused implementation of ``iterate(Dykstra(), (right(P), compose(right(P), left(Q))), q)``
@@ -154,14 +154,6 @@ class DykstraHybrid(AbstractSolver):
         """
         return _step(graph, dense(graph, batched(graph, log_potentials)), state, log_evidence)
 
-    def terminate(self, state: HybridState) -> Bool[Array, ""]:
-        """Whether the last step met the tolerance.
-
-        Args:
-            state: the iterate and its residual.
-        """
-        return state.residual < self.tolerance
-
     def solve(
         self,
         graph: FactorGraph,
@@ -239,11 +231,11 @@ def _solve(
     def step(inputs, state):
         graph, tables, log_evidence = inputs
         state = _step(graph, tables, state, log_evidence)
-        return state, solver.terminate(state) | ~jnp.isfinite(state.residual)
+        return state, solver.terminate(state)[0] | ~jnp.isfinite(state.residual)
 
     state, steps = adjoint.loop(step, (graph, tables, log_evidence), state, max_steps)
     log_beliefs = state.log_q
-    converged = jnp.bool_(True) if solver.tolerance == 0.0 else solver.terminate(state)
+    _, end = solver.terminate(state)
     messages = _messages(state)
     at_variables = totals(graph, messages, log_evidence)
     log_partition = bethe_log_partition(graph, tables, messages, at_variables, "sum")
@@ -251,10 +243,10 @@ def _solve(
         log_beliefs=log_beliefs,
         log_partition=log_partition,
         factor_log_beliefs=_factor_log_beliefs(graph, tables, state) if factor_beliefs else None,
-        result=verdict(log_beliefs, log_partition, converged, state.residual),
+        result=verdict(log_beliefs, log_partition, end, state.residual),
         residual=state.residual,
         steps=steps,
-        converged=converged,
+        converged=jnp.asarray(end == RESULTS.successful),
         state=state,
     )
 

@@ -184,7 +184,7 @@ def outgoing(
     if group.rule is not None:
         messages = group.rule.messages(table, incoming, semiring)
         if len(set(group.shape)) == 1:
-            # One normalisation, not one an axis: rules have hundreds of axes to compile.
+            # One normalisation, not one per axis: rules have hundreds of axes to compile.
             together = log_normalize(jnp.concatenate(messages), axis=1)
             return tuple(jnp.split(together, len(messages)))
     else:

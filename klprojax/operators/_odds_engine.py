@@ -1,4 +1,4 @@
-"""Flooding on binary pairwise graphs without logarithms: one odds number a message.
+"""Flooding on binary pairwise graphs without logarithms: one odds number per message.
 
 With ``o`` the odds of the message that enters a factor ``exp(J)``, the message that leaves has the
 odds ``(a + b o) / (1 + d o)``, where ``a = exp(J10 - J00)``, ``b = exp(J11 - J00)`` and

@@ -187,7 +187,7 @@ def _factor_depths(graph: FactorGraph) -> list[np.ndarray]:
 
 
 def pad_batches(levels: list[np.ndarray]) -> Batches:
-    """Turn a level per factor, one array a group, into padded batches in order of level.
+    """Turn a level per factor, one array per group, into padded batches in order of level.
 
     A level wider than a group's width is cut into several batches, so one wide level does not pad
     all the others.

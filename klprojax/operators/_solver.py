@@ -32,6 +32,43 @@ class AbstractSolver(eqx.Module):
         """Solve; see `infer` for the meaning of the arguments."""
 
 
+class AbstractIterativeSolver(AbstractSolver):
+    """A solver that repeats one step. `infer` stops it by `terminate`, as a loop by hand would:
+
+    state = solver.init(graph, log_potentials)
+    while not solver.terminate(state)[0]:
+        state = solver.step(graph, log_potentials, state, log_evidence)
+    """
+
+    tolerance: eqx.AbstractVar[float]
+
+    @abc.abstractmethod
+    def init(self, graph: FactorGraph, log_potentials: FactorTables) -> Any:
+        """The state before the first step; its ``residual`` is infinite."""
+
+    @abc.abstractmethod
+    def step(
+        self,
+        graph: FactorGraph,
+        log_potentials: FactorTables,
+        state: Any,
+        log_evidence: VariableTables | None = None,
+    ) -> Any:
+        """The state after one more step, whose ``residual`` is its largest change."""
+
+    def terminate(self, state: Any) -> tuple[Bool[Array, ""], RESULTS]:
+        """Whether the last step met the tolerance, and what the result is if the loop ends here.
+
+        With tolerance 0 the loop never ends by itself, and ends well wherever it is ended.
+
+        Args:
+            state: what `init` or `step` returned.
+        """
+        done = jnp.asarray(state.residual < self.tolerance)
+        met = done | (self.tolerance == 0.0)
+        return done, RESULTS.where(met, RESULTS.successful, RESULTS.not_converged)
+
+
 def check_problem(graph: Any, log_potentials: Any, log_evidence: Any) -> None:
     """Raise a ValueError unless these are a graph, tables that fit it, and evidence tables."""
     if not isinstance(graph, FactorGraph):
@@ -73,10 +110,10 @@ def _said(got: Any) -> str:
 def verdict(
     log_beliefs: VariableTables,
     log_partition: Float[Array, ""],
-    converged: Bool[Array, ""] | bool,
+    result: RESULTS = RESULTS.successful,
     residual: Float[Array, ""] | None = None,
 ) -> RESULTS:
-    """Judge the final numbers: contradiction, non-finite, not converged or successful.
+    """Judge the final numbers: contradiction or non-finite, or else how the loop ended.
 
     A `residual` of a few roundings that still does not meet the tolerance never will.
     """
@@ -85,9 +122,9 @@ def verdict(
     for table in log_beliefs:
         empty = empty | jnp.any(jnp.all(jnp.isneginf(table), axis=-1))
         broken = broken | jnp.any(jnp.isnan(table) | jnp.isposinf(table))
-    result = RESULTS.where(jnp.asarray(converged), RESULTS.successful, RESULTS.not_converged)
     if residual is not None:
-        rounding = ~jnp.asarray(converged) & (residual <= 4 * jnp.finfo(residual.dtype).eps)
+        few = residual <= 4 * jnp.finfo(residual.dtype).eps
+        rounding = few & (result == RESULTS.not_converged)
         result = RESULTS.where(rounding, RESULTS.limited_by_rounding, result)
     result = RESULTS.where(empty, RESULTS.contradiction, result)
     return RESULTS.where(broken, RESULTS.nonfinite, result)

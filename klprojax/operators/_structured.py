@@ -1,8 +1,8 @@
 """Factors of high arity whose messages cost less than their table.
 
 Their value depends on a summary of the variables only: the parity, whether any is on, how many are
-on. Parity works on one log-odds number a message; the others read the scope like a finite automaton
-and pass messages forwards and backwards along it, so the cost is linear in the arity.
+on. Parity works on one log-odds number per message; the others read the scope like a finite
+automaton and pass messages forwards and backwards along it, so the cost is linear in the arity.
 """
 
 import abc
@@ -286,7 +286,7 @@ class Automaton(AbstractAutomaton):
 
     Raises:
         ValueError: a table that is not rectangular or names a summary that does not exist; a scope
-            that is empty or whose variables do not have one state a column.
+            that is empty or whose variables do not have one state per column.
     """
 
     next: tuple[tuple[int, ...], ...] = eqx.field(static=True)

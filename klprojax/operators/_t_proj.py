@@ -36,7 +36,7 @@ def t_proj(
     """Apply ``T_Proj = π→_𝒫 ∘ π←_𝒬`` to the replicated joint table of a factor graph.
 
     ``T_Proj(q_{-1})`` is a product over the copies of the variables, and every copy of a variable
-    has the same factor, its exact marginal. So one table a variable is the whole result, in
+    has the same factor, its exact marginal. So one table per variable is the whole result, in
     factored form.
 
     Args:

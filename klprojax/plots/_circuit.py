@@ -28,7 +28,7 @@ def circuit(
 
     Args:
         circuit: the structure.
-        log_weights: one an edge out of a sum node, nats; lines of one thickness if None.
+        log_weights: one per edge out of a sum node, nats; lines of one thickness if None.
         ax: axes to draw on; a new figure if None.
         node_values: numbers in [0, 1] by node that become the nodes' opacity, such as ``visits``
             of a sweep; opaque if None.
@@ -48,7 +48,7 @@ def circuit(
         raise ValueError(f"The circuit has {nodes} nodes; at most {_MOST_NODES} can be shown.")
     opacity = np.ones(nodes) if node_values is None else np.asarray(node_values, float)
     if opacity.shape != (nodes,) or not ((opacity >= 0) & (opacity <= 1 + 1e-6)).all():
-        raise ValueError(f"node_values must be {nodes} numbers in [0, 1], one a node.")
+        raise ValueError(f"node_values must be {nodes} numbers in [0, 1], one per node.")
     opacity = np.minimum(opacity, 1.0)
     parents, children = structure.parents, structure.children
     kinds = structure.kinds

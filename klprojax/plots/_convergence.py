@@ -19,7 +19,7 @@ def convergence(
     """Draw residuals or errors of iterations, on a logarithmic axis.
 
     Args:
-        curves: by label, one number an iteration. Zeros have no place on a logarithmic axis and
+        curves: by label, one number per iteration. Zeros have no place on a logarithmic axis and
             are left out, as is what is not finite.
         ax: axes to draw on; a new figure if None.
         steps: the iterations that the numbers belong to; 1, 2, ... if None.
@@ -31,7 +31,7 @@ def convergence(
 
     Raises:
         ImportError: no matplotlib.
-        ValueError: no curve has a positive number, a curve is not one number an iteration, or
+        ValueError: no curve has a positive number, a curve is not one number per iteration, or
             `steps` have another length.
     """
     drawn: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -39,7 +39,7 @@ def convergence(
         numbers = np.asarray(values, float)
         if numbers.ndim != 1:
             raise ValueError(
-                f"The curve {label!r} has shape {numbers.shape}; expected one number an iteration."
+                f"The curve {label!r} has shape {numbers.shape}; expected one number per iteration."
             )
         at = np.arange(1, len(numbers) + 1) if steps is None else np.asarray(steps)
         if len(at) != len(numbers):

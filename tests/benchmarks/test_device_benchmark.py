@@ -140,7 +140,7 @@ def test_an_accelerator(monkeypatch):
         clock[0] += 2**-10
         calls.append(None)
 
-    found = device.sample(call, 0.125, "gpu")  # about 10 ms a sample
+    found = device.sample(call, 0.125, "gpu")  # about 10 ms per sample
     assert (len(found), len(calls)) == (12, 1 + 12 * 10)
     assert set(found) == {2**-10}
     assert len(device.sample(call, 0.125, "cpu")) == device.MOST

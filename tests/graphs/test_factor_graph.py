@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from klprojax import BeliefPropagation, Elimination, FactorGraph, Sequential, infer
 from klprojax.graphs import GroupSignature
-from klprojax.graphs._factor_graph import _scope_rows
+from klprojax.graphs._wiring import scope_rows
 from tests.operators._enumeration import models
 
 
@@ -178,7 +178,7 @@ def test_bad_structure(cards, factors, message):
 def test_a_family_has_two_axes():
     # Run-time type checking refuses this at the constructor, so call what it would reach.
     with pytest.raises(ValueError, match="has 3 axes; expected one scope or an array"):
-        _scope_rows(0, np.zeros((1, 1, 2), int), np.array([2, 2]))
+        scope_rows(0, np.zeros((1, 1, 2), int), np.array([2, 2]))
 
 
 def test_bad_tables():

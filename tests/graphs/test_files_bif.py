@@ -244,7 +244,7 @@ def test_errors(tmp_path, old, new, match):
         (SMALL.encode().split(b"probability")[0], ":2: expected a probability block .*'Rain'"),
         (
             SMALL.encode() + b"probability ( Rain ) { table 0.25, 0.75; }",
-            ":29: expected one probability block a variable, got another one for 'Rain'",
+            ":29: expected one probability block per variable, got another one for 'Rain'",
         ),
         (
             (head() + "default .5 .5; }").replace("( b ) { table", "( b | a ) { default").encode(),

@@ -1,7 +1,7 @@
 """Reference answers by enumeration, in plain numpy, and random models to compare on.
 
 A model is a dict of plain values, ``{"cardinalities", "scopes", "log_tables"}`` and, where asked
-for, ``"log_evidence"``: one table a variable.
+for, ``"log_evidence"``: one table per variable.
 """
 
 import math
@@ -113,7 +113,7 @@ def build(model):
 
 
 def by_variable(graph, tables):
-    """Rearrange tables by cardinality to one numpy array a variable."""
+    """Rearrange tables by cardinality to one numpy array per variable."""
     out = [np.empty(0)] * graph.num_variables
     for ids, table in zip(graph.wiring.variables, tables, strict=True):
         for row, v in enumerate(np.asarray(ids)):

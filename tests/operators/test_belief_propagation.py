@@ -228,7 +228,7 @@ def test_driving_the_loop_by_hand():
     graph, log_potentials, _ = build(loop())
     solver = BeliefPropagation(tolerance=1e-8, engine="log")
     state, steps = solver.init(graph, log_potentials), 0
-    while not solver.terminate(state):
+    while not solver.terminate(state)[0]:
         state, steps = solver.step(graph, log_potentials, state), steps + 1
     solution = infer(graph, log_potentials, solver)
     assert int(solution.steps) == steps

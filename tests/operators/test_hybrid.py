@@ -365,7 +365,7 @@ def test_driven_by_hand_and_warm_start():
     solver = DykstraHybrid(tolerance=1e-10)
     state, steps = solver.init(graph, log_potentials), 0
     step = jax.jit(solver.step)
-    while not solver.terminate(state):
+    while not solver.terminate(state)[0]:
         state, steps = step(graph, log_potentials, state), steps + 1
     want = infer(graph, log_potentials, solver)
     assert steps == int(want.steps)

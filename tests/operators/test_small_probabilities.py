@@ -165,7 +165,7 @@ def forest(dtype, depth, rule=None):
 
 
 def tables_of(graph, log_potentials):
-    """One table a factor, in place of rules too."""
+    """One table per factor, in place of rules too."""
     return [
         one
         for group, table in zip(graph.signature.groups, batched(graph, log_potentials), strict=True)

@@ -72,7 +72,7 @@ class AllEqual(AbstractMessageRule):
         return jnp.where(equal[None], parameters[:, grid[0]], 0.0)
 
 
-# rule, states a variable, value of f from the parameters and an assignment, in plain Python
+# rule, states per variable, value of f from the parameters and an assignment, in plain Python
 CASES = {
     "parity": (Parity(), 2, lambda p, x: p[sum(x) % 2]),
     "or": (Or(), 2, lambda p, x: p[int(any(x))]),

@@ -108,7 +108,7 @@ def test_draws_on_given_axes(model):
     ("options", "message"),
     [
         ({"log_weights": np.zeros(3)}, r"log_weights of shape \(3,\)"),
-        ({"node_values": np.zeros(3)}, "one a node"),
+        ({"node_values": np.zeros(3)}, "one per node"),
         ({"node_values": np.full(10, 2.0)}, r"in \[0, 1\]"),
     ],
 )

@@ -24,7 +24,7 @@ BLOCK = 128
 
 
 class Noise(NamedTuple):
-    """Uniform numbers, one a row for every vector: ``[inputs or nodes or 1, batch]``."""
+    """Uniform numbers, one per row for every vector: ``[inputs or nodes or 1, batch]``."""
 
     inputs: Array
     nodes: Array

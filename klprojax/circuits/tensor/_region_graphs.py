@@ -21,9 +21,9 @@ def region_circuit(
 
     A region that is not split is a dense sum over the unit-wise product of one input vector a
     variable. A partition multiplies the vectors of its parts unit by unit, then sums densely
-    (a CP layer: no outer product of K² entries a row is formed, and its weights are K² rather than
-    K³). A region split in several ways mixes its partitions unit by unit with weights of its own.
-    The partitions of the whole scope are the components of the root.
+    (a CP layer: no outer product of K² entries per row is formed, and its weights are K² rather
+    than K³). A region split in several ways mixes its partitions unit by unit with weights of
+    its own. The partitions of the whole scope are the components of the root.
 
     Args:
         partitions: per region its partitions; regions that are not listed are not split. Only

@@ -1,9 +1,4 @@
-"""The Bayesian Interchange Format (BIF 0.15): named variables and conditional tables.
-
-Names inside quotes may hold any of the characters that have a meaning outside. Such a
-character is first replaced by a byte that UTF-8 never uses, and put back when names are
-decoded; comments become blanks. Offsets stay what they were, so line numbers do too.
-"""
+"""The Bayesian Interchange Format (BIF 0.15): named variables and conditional tables."""
 
 import os
 import re
@@ -20,6 +15,7 @@ from klprojax.graphs._files._bif_rows import (
     is_nan,
     normalise,
 )
+from klprojax.graphs._files._bif_text import KEYWORD, BifText, Block
 from klprojax.graphs._files._errors import ModelFileError
 from klprojax.graphs._files._text import (
     MAX_BYTES,
@@ -27,7 +23,6 @@ from klprojax.graphs._files._text import (
     MAX_SCOPE,
     BadNumber,
     bounded_product,
-    line_at,
     parse_numbers,
     read_bytes,
     recode,
@@ -38,29 +33,9 @@ from klprojax.graphs._model import DiscreteModel, close_matches
 
 _SPARE_STATEMENTS = 1000  # properties that a probability block may have besides its rows
 
-_SPECIAL = b' ,;(){}|[]"'
-_HIDDEN = b"\xc0\xc1\xf5\xf6\xf7\xf8\xf9\xfa\xfb\xfc\xfd"  # never occur in UTF-8
-_HIDE = bytes.maketrans(_SPECIAL, _HIDDEN)
-_UNHIDE = bytes.maketrans(_HIDDEN, _SPECIAL)
-_QUOTE_MARK = _HIDDEN[-1:]
-
-_QUOTED_OR_COMMENT = re.compile(rb'"[^"\x00-\x1f\x7f]*"|"|//[^\n]*|/\*.*?\*/|/\*', re.DOTALL)
-_NOT_NEWLINE = re.compile(rb"[^\n]")
-_BLANKS = re.compile(rb"\s*")
-_KEYWORD = re.compile(rb"[A-Za-z]+")
 _TYPE = re.compile(rb"type\s+([^\s\[]+)\s*\[\s*([0-9]+)\s*\]\s*\{([^{}]*)\}\s*", re.DOTALL)
 _VALUE = re.compile(rb"[^\s,|;]+")
 _SEPARATORS = bytes.maketrans(b",|", b"  ")
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A block of the file: offsets of its keyword and of its body, and the body."""
-
-    start: int
-    header: bytes
-    body_start: int
-    body: bytes
 
 
 @dataclass
@@ -74,133 +49,60 @@ class _Variable:
     start: int
 
 
-class _Reader:
+class _Reader(BifText):
     """Parse one file; positions are byte offsets into `data`."""
 
     def __init__(
         self, data: bytes, path: str | os.PathLike[str], max_entries: int, repair: str | None
     ):
-        self.path = path
-        self.source = data
+        super().__init__(data, path)
         self.implied_left = max_entries  # entries that defaults may still fill
         self.max_entries = max_entries
         self.repair = repair
-        self.data = self._blank_comments(data)
         self.variables: dict[bytes, _Variable] = {}
         self.notes: list[str] = []
-
-    def fail(self, offset: int, expected: str, got: str, fix: str = "") -> ModelFileError:
-        return ModelFileError(self.path, line_at(self.source, offset), expected, got, fix)
-
-    def _blank_comments(self, data: bytes) -> bytes:
-        try:
-            data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            fix = "give its encoding (--encoding): latin-1 for example"
-            got = show(data[error.start :][:4])
-            raise self.fail(error.start, "UTF-8 text", got, fix) from None
-
-        def replace(match: re.Match[bytes]) -> bytes:
-            text = match.group()
-            if text == b'"':
-                got = "a line or file that ends before it"
-                raise self.fail(match.start(), 'a closing quote "', got)
-            if text == b"/*":
-                raise self.fail(match.start(), "the end */ of a comment", "the end of the file")
-            if text.startswith(b'"'):
-                return text.translate(_HIDE)
-            return _NOT_NEWLINE.sub(b" ", text)
-
-        if b'"' in data or b"//" in data or b"/*" in data:
-            data = _QUOTED_OR_COMMENT.sub(replace, data)
-        return data
-
-    def decode(self, token: bytes) -> str:
-        if token[:1] == _QUOTE_MARK and token[-1:] == _QUOTE_MARK and len(token) > 1:
-            token = token[1:-1]
-        return token.translate(_UNHIDE).decode("utf-8")
-
-    def canonical(self, token: bytes) -> bytes:
-        # "yes" and yes are the same name
-        if token[:1] == _QUOTE_MARK and token[-1:] == _QUOTE_MARK and len(token) > 1:
-            return token[1:-1]
-        return token
-
-    def show(self, token: bytes) -> str:
-        return show(token[:80].translate(_UNHIDE))
 
     # -- blocks ------------------------------------------------------------------------------
 
     def read(self) -> DiscreteModel:
         data = self.data
-        networks: list[_Block] = []
-        declarations: list[_Block] = []
-        tables: list[_Block] = []
-        position = self._skip(0)
+        networks: list[Block] = []
+        declarations: list[Block] = []
+        tables: list[Block] = []
+        position = self.skip(0)
         while position < len(data):
-            match = _KEYWORD.match(data, position)
+            match = KEYWORD.match(data, position)
             keyword = match.group() if match else b""
             if keyword == b"network":
-                block, position = self._block(position, keyword)
+                block, position = self.block(position, keyword)
                 self._only_properties(block)
                 networks.append(block)
             elif keyword == b"variable":
                 block, position = self._variable_block(position)
                 declarations.append(block)
             elif keyword == b"probability":
-                block, position = self._block(position, keyword)
+                block, position = self.block(position, keyword)
                 tables.append(block)
             else:
                 got = self.show(data[position : position + 40].split(None, 1)[0])
                 raise self.fail(position, "network, variable or probability", got)
-            position = self._skip(position)
+            position = self.skip(position)
         if len(networks) != 1:
             offset = networks[1].start if networks else 0
             raise self.fail(offset, "one network block", f"{len(networks)}")
         return self._model(networks[0], self._read_tables(tables))
 
-    def _skip(self, position: int) -> int:
-        match = _BLANKS.match(self.data, position)
-        return match.end() if match else position
-
-    def _block(self, start: int, keyword: bytes) -> tuple[_Block, int]:
-        what = keyword.decode()
-        opening = self.data.find(b"{", start)
-        if opening < 0:
-            raise self.fail(start, f"{{ after the keyword {what}", "none before the file ends")
-        end = self.data.find(b"}", opening)
-        if end < 0:
-            raise self.fail(start, f"}} at the end of the {what} block", "the end of the file")
-        header = self.data[start + len(keyword) : opening]
-        block = _Block(start, header, opening + 1, self.data[opening + 1 : end])
-        if b"{" in block.body:
-            inner = opening + 1 + block.body.index(b"{")
-            raise self.fail(inner, f"}} at the end of the {what} block", "another {")
-        return block, end + 1
-
-    def _statements(self, block: _Block):
-        """Yield the offset and text of each statement; the body must end with `;`."""
-        body = block.body
-        begin = 0
-        while (end := body.find(b";", begin)) >= 0:
-            yield block.body_start + begin, body[begin:end].strip()
-            begin = end + 1
-        if body[begin:].strip():
-            offset = block.body_start + len(body.rstrip())
-            got = f"the end of the block after {self.show(body[begin:].strip())}"
-            raise self.fail(offset, "; after a statement", got)
-
-    def _only_properties(self, block: _Block) -> None:
+    def _only_properties(self, block: Block) -> None:
         names = block.header.split(None, 2)
         if len(names) > 1:
             raise self.fail(block.start, "one name of the network", self.show(names[1]))
-        for offset, text in self._statements(block):
+        for offset, text in self.statements(block):
             if not text.startswith(b"property"):
-                raise self.fail(self._skip(offset), "a property", self.show(text))
+                raise self.fail(self.skip(offset), "a property", self.show(text))
 
     # -- variables ---------------------------------------------------------------------------
 
-    def _variable_block(self, start: int) -> tuple[_Block, int]:
+    def _variable_block(self, start: int) -> tuple[Block, int]:
         data = self.data
         opening = data.find(b"{", start)
         names = data[start + 8 : opening if opening >= 0 else start + 100].split(None, 2)
@@ -208,10 +110,10 @@ class _Reader:
             got = self.show(b" ".join(names[:2]))
             raise self.fail(start, "variable NAME {", f"the header {got}")
         declared: _Variable | None = None
-        position = self._skip(opening + 1)
+        position = self.skip(opening + 1)
         while data[position : position + 1] != b"}":
             end = data.find(b";", position)
-            match = _KEYWORD.match(data, position)
+            match = KEYWORD.match(data, position)
             keyword = match.group() if match else b""
             if end < 0:
                 got = self.show(data[position : position + 40])
@@ -222,7 +124,7 @@ class _Reader:
                 got = self.show(data[position:end][:40])
                 expected = "one type and only properties besides it"
                 raise self.fail(position, f"{expected} in a variable block", got)
-            position = self._skip(end + 1)
+            position = self.skip(end + 1)
         if declared is None:
             got = "a block without a type"
             raise self.fail(start, "type discrete [ N ] { ... };", got)
@@ -230,7 +132,7 @@ class _Reader:
         if key in self.variables:
             raise self.fail(start, "each variable once", f"{show(declared.name)} again")
         self.variables[key] = declared
-        return _Block(start, names[0], opening + 1, b""), position + 1
+        return Block(start, names[0], opening + 1, b""), position + 1
 
     def _type(self, token: bytes, start: int, position: int, end: int) -> _Variable:
         match = _TYPE.fullmatch(self.data, position, end)
@@ -256,15 +158,13 @@ class _Reader:
 
     # -- tables ------------------------------------------------------------------------------
 
-    def _read_tables(
-        self, blocks: list[_Block]
-    ) -> list[tuple[tuple[int, ...], np.ndarray, _Block]]:
-        tables: dict[int, tuple[tuple[int, ...], np.ndarray, _Block]] = {}
+    def _read_tables(self, blocks: list[Block]) -> list[tuple[tuple[int, ...], np.ndarray, Block]]:
+        tables: dict[int, tuple[tuple[int, ...], np.ndarray, Block]] = {}
         for block in blocks:
             *parents, child = self._header(block)
             if child.position in tables:
                 got = f"another one for {show(child.name)}"
-                raise self.fail(block.start, "one probability block a variable", got)
+                raise self.fail(block.start, "one probability block per variable", got)
             log_probs = self._table(block, child, parents)
             scope = tuple(variable.position for variable in (*parents, child))
             tables[child.position] = scope, log_probs, block
@@ -275,7 +175,7 @@ class _Reader:
         self._check_acyclic(tables)
         return [tables[position] for position in range(len(self.variables))]
 
-    def _check_acyclic(self, tables: dict[int, tuple[tuple[int, ...], np.ndarray, _Block]]) -> None:
+    def _check_acyclic(self, tables: dict[int, tuple[tuple[int, ...], np.ndarray, Block]]) -> None:
         children: list[list[int]] = [[] for _ in tables]
         missing = [0] * len(tables)  # parents not yet placed before the variable
         for child, (scope, _, _) in tables.items():
@@ -293,7 +193,7 @@ class _Reader:
             got = "parents that depend on their own child"
             raise self.fail(tables[stuck][2].start, "a network without cycles", got)
 
-    def _header(self, block: _Block) -> list[_Variable]:
+    def _header(self, block: Block) -> list[_Variable]:
         """Return the parents and, last, the child."""
         header = block.header.strip()
         if header[:1] != b"(" or header[-1:] != b")":
@@ -321,7 +221,7 @@ class _Reader:
             found.append(variable)
         return [*found[1:], found[0]]
 
-    def _table(self, block: _Block, child: _Variable, parents: list[_Variable]) -> np.ndarray:
+    def _table(self, block: Block, child: _Variable, parents: list[_Variable]) -> np.ndarray:
         states = len(child.states)
         shape = tuple(len(parent.states) for parent in parents)
         promised = bounded_product(shape, max(self.max_entries, len(block.body)))
@@ -344,7 +244,7 @@ class _Reader:
         spots: list[int] = []  # offset of each row
         whole: list[tuple[int, list[bytes]]] = []
         default: list[tuple[int, list[bytes]]] = []
-        for offset, text in self._statements(block):
+        for offset, text in self.statements(block):
             if text[:1] == b"(":
                 key, closing, numbers = text[1:].partition(b")")
                 names = key.translate(_SEPARATORS).split()
@@ -363,7 +263,7 @@ class _Reader:
                 tokens += values
                 spots.append(offset)
                 continue
-            match = _KEYWORD.match(text)
+            match = KEYWORD.match(text)
             keyword = match.group() if match else b""
             if keyword in (b"table", b"default"):
                 count = states * promised if keyword == b"table" else states
@@ -371,15 +271,15 @@ class _Reader:
                 if len(values) != count:
                     what = f"{count} values in the {keyword.decode()} of {show(child.name)}"
                     got = f"{len(values)}" if len(values) < count else "more"
-                    raise self.fail(self._skip(offset), what, got)
+                    raise self.fail(self.skip(offset), what, got)
                 (whole if keyword == b"table" else default).append((offset, values))
             elif keyword != b"property":
                 expected = "a row, table, default or property"
-                raise self.fail(self._skip(offset), expected, self.show(text))
+                raise self.fail(self.skip(offset), expected, self.show(text))
         if len(whole) + len(default) > 1 or (whole and rows):
             offset = (whole + default)[-1][0]
             expected = "one table, or rows with at most one default"
-            raise self.fail(self._skip(offset), expected, "several of them")
+            raise self.fail(self.skip(offset), expected, "several of them")
         if whole:
             return self._from_whole(whole[0], child, shape)
         return self._from_rows(block, child, parents, rows, tokens, spots, default)
@@ -400,7 +300,7 @@ class _Reader:
 
     def _from_rows(
         self,
-        block: _Block,
+        block: Block,
         child: _Variable,
         parents: list[_Variable],
         rows: list[int],
@@ -416,7 +316,7 @@ class _Reader:
             first: set[int] = set()
             i = next(i for i, row in enumerate(rows) if row in first or first.add(row))
             got = f"another row for {self._row_name(rows[i], parents)}"
-            raise self.fail(self._skip(spots[i]), "each row once", got)
+            raise self.fail(self.skip(spots[i]), "each row once", got)
         left_out = promised - len(rows)
         if left_out and not default and self.repair != "uniform":
             missing = next(row for row in range(promised) if row not in seen)
@@ -464,10 +364,10 @@ class _Reader:
 
     def _find_value(self, offset: int, column: int) -> int:
         # a statement may span lines: find its value number `column` after the row or keyword
-        begin = self._skip(offset)
+        begin = self.skip(offset)
         if self.data[begin : begin + 1] == b"(":
             begin = self.data.find(b")", begin) + 1
-        elif match := _KEYWORD.match(self.data, begin):
+        elif match := KEYWORD.match(self.data, begin):
             begin = match.end()
         word = next(islice(_VALUE.finditer(self.data, begin), column, None), None)
         return begin if word is None else word.start()
@@ -479,7 +379,7 @@ class _Reader:
             logs, notes = normalise(values, logs, self.repair)
         except NoDistribution as bad:
             expected = f"probabilities of {show(child.name)} that sum to 1"
-            raise self.fail(self._skip(spots[bad.row]), expected, bad.got, bad.fix) from None
+            raise self.fail(self.skip(spots[bad.row]), expected, bad.got, bad.fix) from None
         self.notes += [f"{child.name}: {note}" for note in notes]
         return logs
 
@@ -493,7 +393,7 @@ class _Reader:
     def _row_error(
         self, offset: int, text: bytes, child: _Variable, parents: list[_Variable]
     ) -> ModelFileError:
-        offset = self._skip(offset)
+        offset = self.skip(offset)
         key, closing, numbers = text[1:].partition(b")")
         if not closing:
             return self.fail(offset, "a closing ) after the states of a row", self.show(text))
@@ -513,8 +413,8 @@ class _Reader:
 
     def _model(
         self,
-        network: _Block,
-        tables: list[tuple[tuple[int, ...], np.ndarray, _Block]],
+        network: Block,
+        tables: list[tuple[tuple[int, ...], np.ndarray, Block]],
     ) -> DiscreteModel:
         for _, table, _ in tables:
             table.flags.writeable = False
@@ -561,7 +461,7 @@ def read_bif(
         encoding: of a file that is not UTF-8, `"latin-1"` for example.
 
     Returns:
-        The model (kind "BAYES"): one factor a variable, in the order of the declarations; the
+        The model (kind "BAYES"): one factor per variable, in the order of the declarations; the
         axes of a table are the parents in the order of the file, then the child.
 
     Raises:

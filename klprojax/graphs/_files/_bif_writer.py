@@ -18,7 +18,7 @@ def write_bif(path: str | os.PathLike[str], model: DiscreteModel) -> None:
 
     Args:
         path: the file to write; replaced if it exists.
-        model: a model of kind "BAYES" with one factor a variable, that variable last in the
+        model: a model of kind "BAYES" with one factor per variable, that variable last in the
             scope. States without names are called "0", "1", ...
 
     Raises:

@@ -36,7 +36,7 @@ def write_uai_mar(path: str | os.PathLike[str], marginals: Iterable[Any]) -> Non
         vector = np.asarray(marginal, dtype=np.float64)
         if vector.ndim != 1 or not vector.size:
             raise ValueError(
-                f"Marginal {index} must be a vector with one entry a state, got shape "
+                f"Marginal {index} must be a vector with one entry per state, got shape "
                 f"{vector.shape}."
             )
         if not ((vector >= 0.0) & (vector < np.inf)).all():

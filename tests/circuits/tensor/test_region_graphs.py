@@ -194,7 +194,7 @@ def test_every_split_of_an_image():
     }
     scopes = scopes_of(circuit)
     assert set(scopes) == rectangles - {frozenset(range(6))}  # the root is no vector
-    # The splits of each rectangle: one a line that crosses it.
+    # The splits of each rectangle: one per line that crosses it.
     mixtures = {scopes[node[0]]: len(node) for node in s.mixtures}
     assert mixtures == {
         frozenset({0, 1, 2}): 2, frozenset({3, 4, 5}): 2,
