@@ -52,8 +52,8 @@ NAMES = {
         Unfolding Vtree activation_lift classify compile_model em_step entropy
         expected_values factorised_mixture fit hclt hidden_markov is_deterministic
         is_structured kl_divergence load_circuit load_tensor_circuit log_inner_product
-        log_likelihood log_partition mpe multiply poon_domingos quad_tree rat_spn read_psdd
-        read_sdd read_spn read_vtree sample save_circuit save_tensor_circuit
+        log_likelihood log_partition marginals mpe multiply poon_domingos quad_tree rat_spn
+        read_psdd read_sdd read_spn read_vtree sample save_circuit save_tensor_circuit
         scope_table_marginals sweep t_spn unfold
     """,
     "klprojax.codes": """

@@ -42,6 +42,7 @@ from ._scope_tables import scope_table_marginals as scope_table_marginals
 from ._structure import LeafGroup as LeafGroup
 from ._sweep import Sweep as Sweep
 from ._sweep import log_partition as log_partition
+from ._sweep import marginals as marginals
 from ._sweep import sweep as sweep
 from ._t_spn import t_spn as t_spn
 from ._unfolding import Unfolding as Unfolding

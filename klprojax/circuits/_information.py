@@ -8,7 +8,7 @@ from .._sharding import on_any_mesh
 from .._types import Scalar, VariableTables
 from ..geometry import log_normalize, safe_log
 from ._circuit import Circuit
-from ._kinds import require_explicit
+from ._kinds import explicit_or_method, require_explicit
 from ._leaves import AbstractContinuousLeaf, AbstractDiscreteLeaf
 from ._properties import is_deterministic
 from ._structure import is_indicator
@@ -120,6 +120,7 @@ def kl_divergence(
     return total
 
 
+@explicit_or_method
 @on_any_mesh()
 def expected_values(
     circuit: Circuit,
@@ -135,7 +136,8 @@ def expected_values(
     by visit probabilities.
 
     Args:
-        circuit: the structure.
+        circuit: the structure; or a `TensorCircuit`, with its parameters for ``log_weights``
+            and the other arguments of `TensorCircuit.expected_values`.
         log_weights: one per edge out of a sum node, nats.
         log_evidence: soft or hard evidence (see `Circuit.log_evidence`).
         leaf_parameters: one array per leaf group.
@@ -144,7 +146,6 @@ def expected_values(
     Returns:
         One number per variable.
     """
-    require_explicit(circuit, "expected_values")
     got = sweep(circuit, log_weights, log_evidence, leaf_parameters=leaf_parameters, values=values)
     parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)
     s = circuit.structure

@@ -1,8 +1,39 @@
-"""One error for a circuit of the other kind."""
+"""Verbs of explicit circuits, handed a circuit of the other kind."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ._circuit import Circuit
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def explicit_or_method(
+    function: Callable[Concatenate[Circuit, P], R],
+) -> Callable[Concatenate[Any, ...], R]:
+    """Make a verb of explicit circuits take any circuit with a method of its name.
+
+    A `TensorCircuit` then goes through the same verb: its parameters stand where an explicit
+    circuit has its log-weights, and the other arguments are those of its method.
+
+    Args:
+        function: the verb; its first argument is the circuit.
+
+    Returns:
+        The verb. It raises a TypeError for what has no such method.
+    """
+    name = function.__name__
+
+    @functools.wraps(function)
+    def verb(circuit: Any, *args: Any, **kwargs: Any) -> R:
+        if not isinstance(circuit, Circuit) and hasattr(type(circuit), name):
+            return getattr(circuit, name)(*args, **kwargs)
+        require_explicit(circuit, name)
+        return function(circuit, *args, **kwargs)
+
+    return verb
 
 
 def require_explicit(circuit: Any, function: str) -> None:
@@ -19,10 +50,7 @@ def require_explicit(circuit: Any, function: str) -> None:
         return
     name = type(circuit).__name__
     if name == "TensorCircuit":
-        advice = (
-            "use the TensorCircuit's own methods (log_likelihood, marginals, mpe, sample, ...), or "
-            "pass the circuit and the numbers that its to_circuit(parameters) returns."
-        )
+        advice = "pass the circuit and the numbers that its to_circuit(parameters) returns."
     elif name == "CircuitModel":
         advice = "pass its parts: model.circuit, model.log_weights, model.leaf_parameters."
     else:

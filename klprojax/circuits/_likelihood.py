@@ -11,11 +11,12 @@ from jaxtyping import Array, Float
 from .._sharding import on_any_mesh
 from ._circuit import Circuit
 from ._flow import accurate_values
-from ._kinds import require_explicit
+from ._kinds import explicit_or_method
 from ._rows import missing_entries, numeric_rows
 from ._sweep import edge_log_weights, finite_or_stuck, leaf_log_values, log_partition
 
 
+@explicit_or_method
 @on_any_mesh(batch=("rows",), out=0)
 def log_likelihood(
     circuit: Circuit,
@@ -31,7 +32,8 @@ def log_likelihood(
     The circuit is normalised by its log-partition, whatever its weights.
 
     Args:
-        circuit: the structure.
+        circuit: the structure; or a `TensorCircuit`, with its parameters for ``log_weights``
+            and the other arguments of `TensorCircuit.log_likelihood`.
         log_weights: one per edge out of a sum node, nats.
         rows: states or values ``[rows, variables]``; missing entries (-1, NaN) are summed out.
             Read on the host: inside a transformation close over them, or map `log_partition` over
@@ -50,7 +52,6 @@ def log_likelihood(
         ValueError: rows that do not fit the circuit, or that contradict ``given`` by stating
             another value for the same variable.
     """
-    require_explicit(circuit, "log_likelihood")
     rows = numeric_rows(rows)
     if rows.ndim != 2:
         raise ValueError(f"rows has shape {rows.shape}; expected [rows, variables].")

@@ -12,7 +12,7 @@ from .._sharding import on_any_mesh
 from .._types import VariableTables
 from ._circuit import Circuit
 from ._flow import scan_values
-from ._kinds import require_explicit
+from ._kinds import explicit_or_method
 from ._leaves import AbstractContinuousLeaf, Indicator
 from ._properties import is_deterministic
 from ._selection import leaf_tables, reached, read_states, select_best
@@ -39,6 +39,7 @@ class Explanation(eqx.Module):
     exact: bool = eqx.field(static=True)
 
 
+@explicit_or_method
 @on_any_mesh()
 def mpe(
     circuit: Circuit,
@@ -58,7 +59,8 @@ def mpe(
     evidence, so they are its downward values. The better of the two ends is returned.
 
     Args:
-        circuit: the structure.
+        circuit: the structure; or a `TensorCircuit`, with its parameters for ``log_weights``
+            and the other arguments of `TensorCircuit.mpe`.
         log_weights: one per edge out of a sum node, nats.
         log_evidence: soft or hard evidence.
         leaf_parameters: one array per leaf group.
@@ -72,7 +74,6 @@ def mpe(
     Raises:
         ValueError: numbers that do not fit the circuit, or ``max_steps`` below 0.
     """
-    require_explicit(circuit, "mpe")
     if max_steps < 0:
         raise ValueError(f"max_steps is {max_steps}; it must be at least 0.")
     if log_evidence is None:

@@ -9,12 +9,13 @@ from jaxtyping import Array, Float, Key, Num, UInt32
 from .._sharding import on_any_mesh
 from .._types import VariableTables
 from ._circuit import Circuit
-from ._kinds import require_explicit
+from ._kinds import explicit_or_method
 from ._leaves import AbstractContinuousLeaf, Indicator
 from ._selection import leaf_tables, reached, read_states, select_best
 from ._sweep import edge_log_weights, evaluate, leaf_log_values
 
 
+@explicit_or_method
 @on_any_mesh()
 def sample(
     circuit: Circuit,
@@ -33,7 +34,8 @@ def sample(
     that each parse reaches.
 
     Args:
-        circuit: the structure.
+        circuit: the structure; or a `TensorCircuit`, with its parameters for ``log_weights``
+            and the other arguments of `TensorCircuit.sample`.
         log_weights: one per edge out of a sum node, nats.
         key: a JAX random key.
         num_samples: how many; static under ``jit``.
@@ -48,7 +50,6 @@ def sample(
     Raises:
         ValueError: numbers that do not fit the circuit, or fewer than one sample.
     """
-    require_explicit(circuit, "sample")
     if num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}; it must be at least 1.")
     if log_evidence is None:

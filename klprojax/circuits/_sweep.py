@@ -27,7 +27,7 @@ from ._flow import (
     segment_sum,
     split_values,
 )
-from ._kinds import require_explicit
+from ._kinds import explicit_or_method, require_explicit
 from ._leaves import AbstractContinuousLeaf, Indicator, table_value
 from ._structure import Shape, Wiring
 
@@ -119,6 +119,7 @@ def sweep(
     return out
 
 
+@explicit_or_method
 @on_any_mesh()
 def log_partition(
     circuit: Circuit,
@@ -133,7 +134,8 @@ def log_partition(
     Args and differentiation as for `sweep`; the gradient costs one downward pass.
 
     Args:
-        circuit: the structure.
+        circuit: the structure; or a `TensorCircuit`, with its parameters in place of
+            ``log_weights`` alone.
         log_weights: one per edge out of a sum node, nats.
         log_evidence: soft or hard evidence (see `Circuit.log_evidence`).
         leaf_parameters: one array per leaf group.
@@ -142,12 +144,38 @@ def log_partition(
     Returns:
         A scalar, nats; `-inf` if the evidence is impossible.
     """
-    require_explicit(circuit, "log_partition")
     if log_evidence is None:
         log_evidence = circuit.log_evidence(dtype=log_weights.dtype)
     parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)
     s = circuit.structure
     return _log_partition(s.shape, s.wiring, log_weights, log_evidence, parameters, values)
+
+
+@explicit_or_method
+def marginals(
+    circuit: Circuit,
+    log_weights: Float[Array, " weights"],
+    log_evidence: VariableTables | None = None,
+    *,
+    leaf_parameters: tuple[Float[Array, "..."], ...] | None = None,
+    values: Float[Array, " continuous"] | None = None,
+) -> VariableTables:
+    """Compute the marginals of all discrete variables; `sweep` returns them with all else.
+
+    Args:
+        circuit: the structure; or a `TensorCircuit`, with its parameters and rows (see
+            `TensorCircuit.marginals`).
+        log_weights: one per edge out of a sum node, nats.
+        log_evidence: soft or hard evidence (see `Circuit.log_evidence`).
+        leaf_parameters: one array per leaf group.
+        values: values of continuous variables, NaN where missing.
+
+    Returns:
+        Probabilities (linear space), one array per cardinality; zeros if the evidence is
+        impossible.
+    """
+    numbers = {"leaf_parameters": leaf_parameters, "values": values}
+    return sweep(circuit, log_weights, log_evidence, **numbers).marginals
 
 
 def leaf_log_values(

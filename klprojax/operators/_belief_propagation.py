@@ -245,7 +245,8 @@ def _iterate(
         # The residual steers the loop; no derivative passes through it.
         residual = jnp.where(engine.diverged(after), jnp.inf, engine.change(inputs, after, carry))
         residual = lax.stop_gradient(residual)
-        done, _ = solver.terminate(BPState(after, residual))
+        # The engine's carry stays in its own form: only the residual decides.
+        done, _ = solver.terminate(BPState((), residual))
         return (after, residual), done | ~jnp.isfinite(residual)
 
     (carry, residual), steps = adjoint.loop(step, inputs, (start, infinity), max_steps)

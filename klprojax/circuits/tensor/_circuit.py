@@ -340,7 +340,7 @@ class TensorCircuit(eqx.Module):
 
         Args:
             parameters: the numbers.
-            rows: states, -1 where missing, or
+            rows: states ``[rows, variables]``, -1 where missing, or None.
             log_evidence: soft evidence, as for `log_values`.
 
         Returns:
@@ -365,7 +365,7 @@ class TensorCircuit(eqx.Module):
 
         Args:
             parameters: the numbers.
-            rows: states, -1 where missing, or
+            rows: states ``[rows, variables]``, -1 where missing, or None.
             log_evidence: soft evidence, as for `log_values`.
 
         Returns:
@@ -394,7 +394,7 @@ class TensorCircuit(eqx.Module):
 
         Args:
             parameters: the numbers.
-            rows: states, -1 where missing, or
+            rows: states ``[rows, variables]``, -1 where missing, or None.
             log_evidence: soft or hard evidence, as for `log_values`.
             max_steps: most changes of a variable.
 
@@ -430,8 +430,7 @@ class TensorCircuit(eqx.Module):
             parameters: the numbers.
             key: a JAX random key.
             num_samples: how many for each row; static under ``jit``. All are in memory at once.
-            rows: states ``[rows, variables]``; the missing entries (-1) are drawn. May be left out,
-                or
+            rows: states ``[rows, variables]``; the missing entries (-1) are drawn. None: all are.
             log_evidence: soft or hard evidence, as for `log_values`.
 
         Returns:
