@@ -17,7 +17,7 @@ from ._evaluate import known_wide, root_values, state_flows
 from ._evidence import read_evidence, read_states
 from ._explicit import explicit
 from ._mpe import explain, is_exact
-from ._parameters import TensorParameters
+from ._parameters import TensorParameters, random_parameters
 from ._parses import draw_states
 from ._structure import TensorStructure
 
@@ -161,29 +161,8 @@ class TensorCircuit(eqx.Module):
         Returns:
             Normalised `TensorParameters`.
         """
-        s = self.structure
-        dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
-        rng = np.random.default_rng(seed)
-        base = np.zeros((s.num_input_blocks, s.max_states))
-        if rows is not None:
-            states = self.states_from_data(rows)
-            for block, v in zip(s.input_blocks, s.variables, strict=True):
-                seen = states[:, v]
-                counts = np.bincount(seen[seen >= 0], minlength=s.max_states)
-                base[block] += counts
-            # One imaginary row: no state is excluded for good.
-            base = np.log(base + 1 / s.max_states)
-        base = np.where(np.arange(s.max_states) < s.input_cardinalities[:, None], base, -np.inf)
-        sums = rng.normal(size=(s.num_sum_blocks, s.units, s.units)) * scale
-        leaves = base[:, None] + rng.normal(size=(len(base), s.units, s.max_states)) * scale
-        root = rng.normal(size=(len(s.roots), s.units)) * scale
-        # In numpy: nothing to compile.
-        tables = [_normalized(sums, (2,)), _normalized(leaves, (2,)), _normalized(root, (0, 1))]
-        if s.mixing:
-            mixing = rng.normal(size=(len(s.mixtures), s.units, s.max_partitions)) * scale
-            inside = np.arange(s.max_partitions) < s.partitions[:, None, None]
-            tables.append(_normalized(np.where(inside, mixing, -np.inf), (2,)))
-        return TensorParameters(*(jnp.asarray(table, dtype) for table in tables))
+        states = None if rows is None else self.states_from_data(rows)
+        return random_parameters(self.structure, seed, states, scale, dtype)
 
     def check(self, parameters: TensorParameters) -> None:
         """Check that the numbers fit.
@@ -499,9 +478,3 @@ class TensorCircuit(eqx.Module):
         """
         self.check(parameters)
         return explicit(self.structure, parameters)
-
-
-def _normalized(logits: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Log-distributions; every row has a finite entry."""
-    top = logits.max(axis=axes, keepdims=True)
-    return logits - top - np.log(np.exp(logits - top).sum(axis=axes, keepdims=True))

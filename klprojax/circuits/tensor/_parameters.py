@@ -1,9 +1,14 @@
 """The numbers of a tensor circuit."""
 
+from typing import Any
+
 import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ...geometry import log_normalize
+from ._structure import TensorStructure
 
 
 class TensorParameters(eqx.Module):
@@ -34,3 +39,36 @@ class TensorParameters(eqx.Module):
             log_normalize(self.log_root),
             None if self.log_mixing is None else log_normalize(self.log_mixing, axis=2),
         )
+
+
+def random_parameters(
+    s: TensorStructure, seed: int, states: np.ndarray | None, scale: float, dtype: Any
+) -> TensorParameters:
+    """See `TensorCircuit.init`; ``states`` are its rows, checked."""
+    dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
+    rng = np.random.default_rng(seed)
+    base = np.zeros((s.num_input_blocks, s.max_states))
+    if states is not None:
+        for block, v in zip(s.input_blocks, s.variables, strict=True):
+            seen = states[:, v]
+            counts = np.bincount(seen[seen >= 0], minlength=s.max_states)
+            base[block] += counts
+        # One imaginary row: no state is excluded for good.
+        base = np.log(base + 1 / s.max_states)
+    base = np.where(np.arange(s.max_states) < s.input_cardinalities[:, None], base, -np.inf)
+    sums = rng.normal(size=(s.num_sum_blocks, s.units, s.units)) * scale
+    leaves = base[:, None] + rng.normal(size=(len(base), s.units, s.max_states)) * scale
+    root = rng.normal(size=(len(s.roots), s.units)) * scale
+    # In numpy: nothing to compile.
+    tables = [_normalized(sums, (2,)), _normalized(leaves, (2,)), _normalized(root, (0, 1))]
+    if s.mixing:
+        mixing = rng.normal(size=(len(s.mixtures), s.units, s.max_partitions)) * scale
+        inside = np.arange(s.max_partitions) < s.partitions[:, None, None]
+        tables.append(_normalized(np.where(inside, mixing, -np.inf), (2,)))
+    return TensorParameters(*(jnp.asarray(table, dtype) for table in tables))
+
+
+def _normalized(logits: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Log-distributions; every row has a finite entry."""
+    top = logits.max(axis=axes, keepdims=True)
+    return logits - top - np.log(np.exp(logits - top).sum(axis=axes, keepdims=True))
