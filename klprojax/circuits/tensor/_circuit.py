@@ -142,7 +142,7 @@ class TensorCircuit(eqx.Module):
 
     def init(
         self,
-        seed: int = 0,
+        seed: int | Key[Array, ""] = 0,
         *,
         rows: Any = None,
         scale: float = 2.0,
@@ -151,7 +151,7 @@ class TensorCircuit(eqx.Module):
         """Draw normalised random parameters; equal units would stay equal under training.
 
         Args:
-            seed: of the random numbers.
+            seed: of the random numbers: an integer or a JAX random key.
             rows: data ``[rows, variables]``; the leaves then scatter around the frequencies of
                 the states rather than around equal ones.
             scale: standard deviation of the log-weights before normalisation. Units that start far

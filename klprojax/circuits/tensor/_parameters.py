@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -42,11 +43,12 @@ class TensorParameters(eqx.Module):
 
 
 def random_parameters(
-    s: TensorStructure, seed: int, states: np.ndarray | None, scale: float, dtype: Any
+    s: TensorStructure, seed: Any, states: np.ndarray | None, scale: float, dtype: Any
 ) -> TensorParameters:
     """See `TensorCircuit.init`; ``states`` are its rows, checked."""
     dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
-    rng = np.random.default_rng(seed)
+    is_key = isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(seed)) if is_key else seed)
     base = np.zeros((s.num_input_blocks, s.max_states))
     if states is not None:
         for block, v in zip(s.input_blocks, s.variables, strict=True):

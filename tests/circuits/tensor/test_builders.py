@@ -102,6 +102,14 @@ def test_faults(make, match):
         make()
 
 
+def test_init_takes_a_number_or_a_key():
+    circuit = factorised_mixture((2, 3), 4)
+    for kind in (int, jax.random.key):
+        first, again, other = (circuit.init(kind(n)).log_root for n in (1, 1, 2))
+        np.testing.assert_array_equal(first, again)
+        assert not np.isclose(first, other).any()
+
+
 def test_init_follows_the_data():
     rows = np.zeros((50, 2), int)
     rows[:5, 1] = 2
