@@ -22,7 +22,7 @@ from klprojax.training import (
     Splitting,
     StepInfo,
 )
-from klprojax.training._step import weighted_mean
+from klprojax.fitting._step import weighted_mean
 
 from ._networks import BATCH, build, labels, quick_jit
 from ._runs import weights_of
