@@ -25,7 +25,7 @@ NAMES = {
         DiscreteModel DouglasRachford Dykstra DykstraHybrid Elimination FactorGraph Flooding
         GradientReport GradientStep ImplicitAdjoint ModelFileError Or Parity
         ProjectionDirection ProjectionStep RESULTS Residual Sequential Solution Structured
-        TreeSweep UnrolledAdjoint checks circuits codes compose condition delta_lift fit
+        TreeSweep UnrolledAdjoint checks circuits codes compose condition delta_lift fit fitting
         geometry graphs infer iterate left lifting load_model operators plots projections
         read_evidence read_model right shipped_models t_proj t_spn training
     """,
@@ -59,6 +59,9 @@ NAMES = {
     "klprojax.codes": """
         AbstractChannel BinarySymmetricChannel Decoded ErrorRate GaussianChannel
         ParityCheckCode decode plot_word_error_curve word_error_curve
+    """,
+    "klprojax.fitting": """
+        AbstractStep Dataset StepInfo load_dataset
     """,
     "klprojax.geometry": """
         AbstractConstraint AbstractGenerator ConsensusFace ExponentialFamily
@@ -103,11 +106,11 @@ NAMES = {
 
 # From the ground up: a module may import what stands on an earlier line, and its own package.
 LAYERS = (
-    {"_types", "_linear_solve", "_store", "_interrupted", "_sharding"},
+    {"_types", "_linear_solve", "_store", "_sharding"},
     {"_solution", "_adjoint"},
     {"geometry"},
     {"graphs", "projections"},
-    {"operators"},
+    {"operators", "fitting"},
     {"codes", "lifting", "circuits"},
     {"training"},
     {"checks"},

@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._interrupted import says_what_is_kept
 from . import _checkpoint
 from ._batches import Batches
-from ._placement import Placement
+from ._placement import HERE, Placement
 from ._progress import progress_bar
 from ._step import AbstractStep
 from ._updates import relative_distance, run_updates, strong
@@ -114,56 +113,81 @@ class Loop:
         loss: for the steps.
         measure: `measure(at, stats)` gives the entry of the history (None for none), the value to
             choose the best by (None: the last is best) and losses to show.
-        starts: whether the start is measured too.
+        held: validation data, if there are any: then the start is measured too.
         every: updates between evaluations.
-        identity: what the run is, as JSON; called only if there is a checkpoint.
+        checkpoint_every: epochs between checkpoints.
+        identity: what else the run is, as JSON; called only if there is a checkpoint.
         refuse: `refuse(at, found)` raises a ValueError where a run that is `at` in a checkpoint, of
             the identity `found`, cannot go on.
-        kept: what the checkpoint holds, by its update.
+        kept: what a checkpoint holds; the fields are `update` and `epoch`.
         good: says which losses a run goes on after.
         fault: message on a loss that is not good; the fields are `value`, `minus` (the same
             negated), `update` and `epoch`.
         ahead: compile, and try the first update, before the run starts: seconds are without
-            compiling then, and the numbers of that update are part of the identity.
-        unit: updates that the progress bar counts as one.
+            compiling then, the numbers of that update are part of the identity, and the progress
+            bar counts updates, not epochs.
     """
 
     phases: tuple[Phase, ...]
     data: PyTree
     loss: Any
     measure: Callable[[At, dict[str, Any]], tuple[dict[str, Any] | None, float | None, dict]]
-    starts: bool
+    held: PyTree | None
     every: int
     patience: int | None
     checkpoint: str | os.PathLike[str] | None
-    checkpoint_updates: int
+    checkpoint_every: int
     identity: Callable[[], dict[str, Any]]
     refuse: Callable[[At, dict[str, Any]], None]
-    kept: Callable[[int], str]
+    kept: str
     fault: str
     on_entry: Callable[[dict[str, Any]], None] | None
     progress: bool
-    where: Placement = Placement(None)
+    where: Placement = HERE
     windows: tuple[int, ...] = ()
     good: Callable[[Any], Any] = is_finite
     ahead: bool = True
-    unit: int = 1
 
     def run(self, model: PyTree) -> At:
         """Run from a model, or from the checkpoint."""
-        model = self.where.put_arrays(strong(model))
+        model = self.where.put(strong(model))
         at = At(model, self._state(0, model), model)
 
-        def kept() -> str | None:
-            return None if at.kept is None else self.kept(at.kept)
-
         total = sum(phase.total for phase in self.phases)
-        with (
-            progress_bar(total, self.progress, self.unit) as show,
-            says_what_is_kept(self.checkpoint, kept),
-        ):
-            self._run(at, show)
+        with progress_bar(total, self.progress, self._unit) as show:
+            try:
+                self._run(at, show)
+            except KeyboardInterrupt as stop:  # Python prints a note once, below the traceback
+                stop.add_note(self._kept(at))
+                raise
         return at
+
+    def _kept(self, at: At) -> str:
+        """What a run that Ctrl-C stops says: what is kept of it, and how to go on."""
+        if self.checkpoint is None:
+            return (
+                "Nothing is kept of the run: it has no checkpoint. Give one, and the same call or "
+                "command goes on from it."
+            )
+        name = os.fspath(self.checkpoint)
+        if at.kept is not None:
+            far = self.kept.format(update=at.kept, epoch=at.kept // self._epoch)
+            return f"Kept in {name}: {far}. The same call or command goes on from there."
+        if os.path.exists(name):
+            return f"{name} is as it was. The same call or command goes on from it."
+        return f"Nothing is kept of the run: {name} had not been written yet."
+
+    @property
+    def _epoch(self) -> int:
+        return self.phases[0].batches.count
+
+    @property
+    def _checkpoint_updates(self) -> int:
+        return self.checkpoint_every * self._epoch
+
+    @property
+    def _unit(self) -> int:
+        return 1 if self.ahead else self._epoch
 
     def exhausted(self, at: At) -> bool:
         """Whether patience has run out."""
@@ -174,11 +198,11 @@ class Loop:
         identity = None
         first = self._try_first(at) if self.ahead else None
         if self.checkpoint is not None:
-            identity = {**self.identity(), "first_update": first}
+            identity = self._identity(at.model, first)
             if os.path.exists(self.checkpoint):
                 self._resume(at, identity)
                 show(at.update)
-        if self.starts and at.update == 0 and not at.history:
+        if self.held is not None and at.update == 0 and not at.history:
             self._evaluate(at, {}, show)
             at.waited = 0
         at.compile_seconds = time.perf_counter() - began
@@ -199,15 +223,32 @@ class Loop:
                 entry = self._evaluate(at, stats, show)
             else:
                 show(at.update, train=at.train_loss)
-            if identity and (at.update % self.checkpoint_updates == 0 or self._over(at)):
+            if identity and (at.update % self._checkpoint_updates == 0 or self._over(at)):
                 self._save(at, identity)
             if entry is not None and self.on_entry is not None:
                 self.on_entry(entry)
         if identity and at.kept != at.update:
             self._save(at, identity)
 
+    def _identity(self, model: PyTree, first: list[float] | None) -> dict[str, Any]:
+        step, batches = self.phases[0].step, self.phases[0].batches
+        return {
+            **self.identity(),
+            "step": _checkpoint.describe(step),
+            "loss": _checkpoint.describe(self.loss),
+            "batch_size": batches.size,
+            "shuffle": batches.shuffle,
+            "seed": batches.seed,
+            "evaluate_every": self.every,
+            "windows": list(self.windows),
+            "start": _checkpoint.digest(model),
+            "train": _checkpoint.digest(self.data),
+            "validation": None if self.held is None else _checkpoint.digest(self.held),
+            "first_update": first,
+        }
+
     def _state(self, phase: int, model: PyTree) -> PyTree:
-        return self.where.put_arrays(strong(self.phases[phase].step.init(model)))
+        return self.where.put(strong(self.phases[phase].step.init(model)))
 
     def _end(self, at: At) -> int:
         """The last update of the phase."""
@@ -229,7 +270,7 @@ class Loop:
         update, end = at.update, self._end(at)
         stops = [end, (update // self.every + 1) * self.every]
         if self.checkpoint is not None:
-            stops.append((update // self.checkpoint_updates + 1) * self.checkpoint_updates)
+            stops.append((update // self._checkpoint_updates + 1) * self._checkpoint_updates)
         for window in self.windows:
             stops.append(((update + window) // self.every + 1) * self.every - window)
             stops.append(end - window)
@@ -333,7 +374,6 @@ class Loop:
         # Room for the snapshots of the windows and a long history.
         size = _checkpoint.tree_bytes(self._trees(at)) * (3 + len(self.windows)) + 2**30
         found, numbers, arrays = _checkpoint.load(self.checkpoint, identity, size)
-        put = self.where.put_arrays
         try:
             past = [int(update) for update in numbers["past"]]
             for name in At.NUMBERS:
@@ -344,12 +384,11 @@ class Loop:
                 os.fspath(self.checkpoint), None, "the numbers of a run", f"no {error}"
             ) from None
         self.refuse(at, found)
-        for name, like in {"model": at.model, "best": at.best, "state": at.state}.items():
-            setattr(at, name, put(_checkpoint.fill(self.checkpoint, arrays, name, like)))
-        weights = _weights(at.model)
-        at.past = {
-            u: put(_checkpoint.fill(self.checkpoint, arrays, f"past_{u}", weights)) for u in past
-        }
+        trees = {"model": at.model, "best": at.best, "state": at.state}
+        trees |= {f"past_{update}": _weights(at.model) for update in past}
+        filled = (_checkpoint.fill(self.checkpoint, arrays, *part) for part in trees.items())
+        at.model, at.best, at.state, *snapshots = map(self.where.put, filled)
+        at.past = dict(zip(past, snapshots, strict=True))
         at.kept = at.update
 
 

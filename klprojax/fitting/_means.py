@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from typing import Any
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,15 +10,13 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._batches import Batches
-from ._placement import Placement
+from ._placement import HERE, Placement
 
 
 class Means:
     """Rows on the devices, in batches, and means over them of what a function says of each."""
 
-    def __init__(
-        self, data: PyTree, rows: int, batch_size: int | None, where: Placement = Placement(None)
-    ):
+    def __init__(self, data: PyTree, rows: int, batch_size: int | None, where: Placement = HERE):
         size = rows if batch_size is None else min(batch_size, rows)
         order = Batches(rows, size, where.devices, shuffle=False).epoch(0)
         self.real = order.reshape(-1) >= 0
@@ -33,7 +30,7 @@ class Means:
             values: a function, or an `eqx.Partial` of one.
             model: its first argument.
         """
-        found = _map(values, self.where.put_arrays(model), self.data, self.order, self.where)
+        found = _map(values, self.where.put(model), self.data, self.order, self.where)
         return [None if v is None else self._mean(v) for v in found]
 
     def _mean(self, values: Array) -> float:

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, PyTree
 
 
@@ -69,9 +70,8 @@ def strong(tree: PyTree) -> PyTree:
     """A tree without weak types, which the first update would make strong: compiled twice."""
 
     def convert(leaf: Any) -> Any:
-        if isinstance(leaf, jax.Array) and getattr(leaf, "weak_type", False):
-            return jax.lax.convert_element_type(leaf, leaf.dtype)
-        return leaf
+        weak = getattr(leaf, "weak_type", False)
+        return jax.lax.convert_element_type(leaf, leaf.dtype) if weak else leaf
 
     return jax.tree.map(convert, tree)
 
@@ -79,9 +79,4 @@ def strong(tree: PyTree) -> PyTree:
 @jax.jit
 def relative_distance(now: PyTree, past: PyTree) -> Array:
     """Norm of the difference of two trees of arrays over that of the first."""
-
-    def norm(tree: PyTree) -> Array:
-        squares = [jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree)]
-        return jnp.sqrt(sum(squares[1:], squares[0]))
-
-    return norm(jax.tree.map(jnp.subtract, now, past)) / norm(now)
+    return optax.global_norm(jax.tree.map(jnp.subtract, now, past)) / optax.global_norm(now)

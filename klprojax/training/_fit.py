@@ -11,7 +11,6 @@ from jaxtyping import Array, PyTree
 
 from .._store import check_writable
 from ..fitting._batches import Batches
-from ..fitting._checkpoint import describe, digest
 from ..fitting._loop import At, Loop, Phase, check_at_least
 from ..fitting._placement import place
 from ..fitting._step import AbstractStep
@@ -195,22 +194,6 @@ def fit(
         losses = {"train": entry["train_loss"], "validation": entry["validation_loss"]}
         return entry, value, losses
 
-    def identity() -> dict[str, Any]:
-        return {
-            "step": describe(step),
-            "loss": describe(loss),
-            "start": digest(model),
-            "train": digest(data),
-            "validation": None if held is None else digest(held.means.data),
-            "batch_size": size,
-            "shuffle": batches.shuffle,
-            "seed": seed,
-            "evaluate_every": every,
-            "select": select,
-            "metric": measured,
-            "windows": list(windows),
-        }
-
     def refuse(at: At, found: dict[str, Any]) -> None:
         if at.update > total:
             raise ValueError(
@@ -223,14 +206,14 @@ def fit(
         data=data,
         loss=loss,
         measure=measure,
-        starts=held is not None,
+        held=None if held is None else held.means.data,
         every=every,
         patience=patience,
         checkpoint=checkpoint,
-        checkpoint_updates=checkpoint_every * batches.count,
-        identity=identity,
+        checkpoint_every=checkpoint_every,
+        identity=lambda: {"select": select, "metric": measured},
         refuse=refuse,
-        kept=lambda update: f"update {update} of {total}",
+        kept=f"update {{update}} of {total}",
         fault="The loss became {value} at update {update} (epoch {epoch}); lower the step size, or "
         "look for extreme numbers in the data.",
         on_entry=on_evaluate,

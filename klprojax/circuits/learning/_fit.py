@@ -11,8 +11,6 @@ from jaxtyping import Array
 
 from ..._store import check_writable
 from ...fitting._batches import Batches
-from ...fitting._checkpoint import describe as describe_settings
-from ...fitting._checkpoint import digest
 from ...fitting._loop import At, Loop, Phase, check_at_least
 from ...fitting._means import Means
 from ...fitting._step import AbstractStep, StepInfo
@@ -145,18 +143,6 @@ def fit(
         }
         return entry, worst, {"train": -at.train_loss, "valid": value}
 
-    def identity() -> dict[str, Any]:
-        return {
-            "circuit": describe(circuit),
-            "step": describe_settings(step),
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "seed": seed,
-            "start": digest(start),
-            "train": digest(states),
-            "valid": None if held is None else digest(held),
-        }
-
     def refuse(at: At, found: dict[str, Any]) -> None:
         """Refuse lengths with which the epochs done would not have been the same."""
         name, before = os.fspath(checkpoint or ""), int(found.get("epochs", epochs))
@@ -199,20 +185,19 @@ def fit(
         data=(jnp.asarray(states), None),
         loss=None,
         measure=measure,
-        starts=held is not None,
+        held=held,
         every=batches.count,
         patience=patience,
         checkpoint=checkpoint,
-        checkpoint_updates=checkpoint_every * batches.count,
-        identity=identity,
+        checkpoint_every=checkpoint_every,
+        identity=lambda: {"circuit": describe(circuit), "epochs": epochs},
         refuse=refuse,
-        kept=lambda update: f"epoch {update // batches.count}",
+        kept="epoch {epoch}",
         fault="The log-likelihood became {minus} in epoch {epoch}; lower the step size.",
         on_entry=on_epoch,
         progress=progress,
         good=_is_possible,
         ahead=False,
-        unit=batches.count,
     ).run(TensorModel(circuit, start))
     best = step.parameters(at.best)
     done = at.update // batches.count
