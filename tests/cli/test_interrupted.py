@@ -50,7 +50,8 @@ def test_a_signal_ends_circuit_fit_with_130_and_a_word(tmp_path):
         process.wait()
     assert process.returncode == 130, errors
     header, _ = read_arrays(checkpoint, "klprojax-run", 10**7)
-    word = f"Kept in {checkpoint}: epoch {len(header['at']['history'])}. The same call or command goes on"
+    done = len(header["at"]["history"])
+    word = f"Kept in {checkpoint}: epoch {done}. The same call or command goes on"
     assert errors.count("Kept in") == errors.count("Interrupted.") == 1
     assert word in errors
     assert "Traceback" not in errors
