@@ -343,6 +343,25 @@ def test_no_long_files(path):
     assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
+def test_no_two_classes_of_one_name():
+    found = [
+        node.name
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    twice = {name for name in found if found.count(name) > 1}
+    assert twice <= {"AbstractConstraint", "Total", "Wiring", "_Operation"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "cli" in p.parts], ids=lambda p: p.stem)
+def test_commands_group_their_options(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert len(arguments) <= 9, node.name
+
+
 # Cost of importing.
 
 

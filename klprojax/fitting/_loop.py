@@ -27,9 +27,9 @@ def is_finite(loss: Any) -> Any:
     return abs(loss) < float("inf")
 
 
-def check_at_least(*settings: tuple[str, int | None, int]) -> None:
-    """Check settings that must not be below a number: name, value (None passes), the least."""
-    for name, value, least in settings:
+def check_at_least(least: int, **settings: int | None) -> None:
+    """Check that settings are not below a number; None passes."""
+    for name, value in settings.items():
         if value is not None and value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}.")
 
@@ -152,9 +152,8 @@ class Loop:
         """Run from a model, or from the checkpoint."""
         model = self.where.put(strong(model))
         at = At(model, self._state(0, model), model)
-
         total = sum(phase.total for phase in self.phases)
-        with progress_bar(total, self.progress, self._unit) as show:
+        with progress_bar(total, self.progress, 1 if self.ahead else self._epoch) as show:
             try:
                 self._run(at, show)
             except KeyboardInterrupt as stop:  # Python prints a note once, below the traceback
@@ -184,10 +183,6 @@ class Loop:
     @property
     def _checkpoint_updates(self) -> int:
         return self.checkpoint_every * self._epoch
-
-    @property
-    def _unit(self) -> int:
-        return 1 if self.ahead else self._epoch
 
     def exhausted(self, at: At) -> bool:
         """Whether patience has run out."""

@@ -124,16 +124,10 @@ def fit(
         >>> history[-1]["validation_accuracy"] > 0.9
         True
     """
-    check_at_least(
-        ("epochs", epochs, 0),
-        ("batch_size", batch_size, 1),
-        ("patience", patience, 1),
-        ("checkpoint_every", checkpoint_every, 1),
-        ("max_updates", max_updates, 0),
-        ("evaluate_every", evaluate_every, 1),
-        ("seed", seed, 0),
-        *((f"windows[{n}]", window, 1) for n, window in enumerate(windows)),
-    )
+    check_at_least(0, epochs=epochs, max_updates=max_updates, seed=seed)
+    check_at_least(1, batch_size=batch_size, patience=patience, evaluate_every=evaluate_every)
+    check_at_least(1, checkpoint_every=checkpoint_every)
+    check_at_least(1, **{f"windows[{n}]": window for n, window in enumerate(windows)})
     if not isinstance(step, AbstractStep):
         name = step.__name__ if isinstance(step, type) else type(step).__name__
         raise ValueError(

@@ -1,5 +1,6 @@
 """Learning by gradients on logits."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float
 
 from ...fitting._step import AbstractStep, StepInfo, apply_optimiser, weighted_mean
 from ..tensor import TensorModel, TensorParameters
+from ..tensor._kinds import require_tensor
 from ._schedule import geometric
 
 
@@ -50,7 +52,7 @@ class AdamStep(AbstractStep):
             rows: of the whole data set; plays no part.
         """
         rate = jnp.asarray(self.size(epoch, epochs))
-        return AdamStep(rate, rate, self.softening)
+        return replace(self, learning_rate=rate, final_learning_rate=rate)
 
     def parameters(self, model: TensorModel) -> TensorParameters:
         """The normalised parameters.
@@ -62,6 +64,7 @@ class AdamStep(AbstractStep):
 
     def init(self, model: TensorModel) -> Any:
         """Start from parameters, which are logits of themselves; see `AbstractStep.init`."""
+        require_tensor(getattr(model, "circuit", model), "AdamStep")
         logits: Any = model.parameters
         return optax.adam(self.learning_rate).init(logits)
 

@@ -1,5 +1,6 @@
 """Expectation maximisation: the alternating KL projection on circuits."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -74,7 +75,7 @@ class EMStep(AbstractStep):
             rows: of the whole data set.
         """
         size, total = jnp.asarray(self.size(epoch, epochs)), jnp.asarray(float(rows))
-        return EMStep(size, size, self.pseudocount, self.softening, total)
+        return replace(self, step_size=size, final_step_size=size, rows=total)
 
     def parameters(self, model: TensorModel) -> TensorParameters:
         """The normalised parameters.
@@ -86,6 +87,7 @@ class EMStep(AbstractStep):
 
     def init(self, model: TensorModel) -> EMState:
         """Start from normalised parameters; see `AbstractStep.init`."""
+        require_tensor(getattr(model, "circuit", model), "EMStep")
         zeros = jax.tree.map(jnp.zeros_like, model.parameters)
         return EMState(zeros, jnp.zeros((), model.parameters.log_root.dtype))
 

@@ -100,18 +100,11 @@ def fit(
     """
     require_tensor(circuit, "fit")
     if isinstance(step, str):
-        if step not in ("em", "adam"):
-            raise ValueError(f"step is {step!r}; expected 'em', 'adam', an EMStep or an AdamStep.")
-        step = EMStep() if step == "em" else AdamStep()
+        step = {"em": EMStep(), "adam": AdamStep()}.get(step, step)
     if not isinstance(step, EMStep | AdamStep):
         raise ValueError(f"step is {step!r}; expected 'em', 'adam', an EMStep or an AdamStep.")
-    check_at_least(
-        ("epochs", epochs, 0),
-        ("full_epochs", full_epochs, 0),
-        ("batch_size", batch_size, 1),
-        ("checkpoint_every", checkpoint_every, 1),
-        ("patience", patience, 1),
-    )
+    check_at_least(0, epochs=epochs, full_epochs=full_epochs)
+    check_at_least(1, batch_size=batch_size, patience=patience, checkpoint_every=checkpoint_every)
     if full_epochs and not isinstance(step, EMStep):
         raise ValueError("full_epochs are epochs of EM; leave them out with step='adam'.")
     if checkpoint is not None:
