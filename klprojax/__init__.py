@@ -8,7 +8,8 @@ Where the paper lives, by section:
   networks (Corollary 3.4): `lifting`. With `operators` this is regime (A) of section 1.2.
 - 4, sum-product networks and T_SPN (Theorems 4.1 and 4.6, Lemmas 4.2 to 4.5, Remark 4.7):
   `circuits`, regime (B).
-- 5, the outlook on learning: `training` iterates what section 3.3 linearises.
+- 5, the outlook on learning: `training` iterates what section 3.3 linearises. `fitting` is the loop
+  that trains networks and circuits.
 
 `checks` computes a residual for every statement. Beyond the paper: `codes`, `plots`, `models`, and
 the command line in `cli`.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from . import checks as checks
     from . import circuits as circuits
     from . import codes as codes
+    from . import fitting as fitting
     from . import geometry as geometry
     from . import graphs as graphs
     from . import lifting as lifting
@@ -81,6 +83,7 @@ _SUBPACKAGES = (
     "checks",
     "circuits",
     "codes",
+    "fitting",
     "geometry",
     "graphs",
     "lifting",

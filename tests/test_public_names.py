@@ -25,7 +25,7 @@ NAMES = {
         DiscreteModel DouglasRachford Dykstra DykstraHybrid Elimination FactorGraph Flooding
         GradientReport GradientStep ImplicitAdjoint ModelFileError Or Parity
         ProjectionDirection ProjectionStep RESULTS Residual Sequential Solution Structured
-        TreeSweep UnrolledAdjoint checks circuits codes compose condition delta_lift fit
+        TreeSweep UnrolledAdjoint checks circuits codes compose condition delta_lift fit fitting
         geometry graphs infer iterate left lifting load_model operators plots projections
         read_evidence read_model right shipped_models t_proj t_spn training
     """,
@@ -59,6 +59,9 @@ NAMES = {
     "klprojax.codes": """
         AbstractChannel BinarySymmetricChannel Decoded ErrorRate GaussianChannel
         ParityCheckCode decode plot_word_error_curve word_error_curve
+    """,
+    "klprojax.fitting": """
+        AbstractStep Dataset StepInfo load_dataset
     """,
     "klprojax.geometry": """
         AbstractConstraint AbstractGenerator AbstractLeftConstraint AbstractRightConstraint
@@ -105,11 +108,11 @@ NAMES = {
 
 # From the ground up: a module may import what stands on an earlier line, and its own package.
 LAYERS = (
-    {"_types", "_linear_solve", "_store", "_interrupted", "_sharding"},
+    {"_types", "_linear_solve", "_store", "_sharding"},
     {"_solution", "_adjoint"},
     {"geometry"},
     {"graphs", "projections"},
-    {"operators"},
+    {"operators", "fitting"},
     {"codes", "lifting", "circuits"},
     {"training"},
     {"checks"},
@@ -340,6 +343,25 @@ def test_imports_of_a_file_are_found(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_no_long_files(path):
     assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+def test_no_two_classes_of_one_name():
+    found = [
+        node.name
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    twice = {name for name in found if found.count(name) > 1}
+    assert twice <= {"AbstractConstraint", "Total", "Wiring", "_Operation"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "cli" in p.parts], ids=lambda p: p.stem)
+def test_commands_group_their_options(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert len(arguments) <= 9, node.name
 
 
 # Cost of importing.

@@ -14,7 +14,7 @@ from ._verify import verify_command
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 
 
-class _Program(TyperGroup):
+class _Commands(TyperGroup):
     """The commands; Ctrl-C ends each with a word on what is kept of a run."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -27,7 +27,7 @@ class _Program(TyperGroup):
 
 app = typer.Typer(
     name="klprojax",
-    cls=_Program,
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -3,16 +3,15 @@
 import json
 import time
 import zipfile
-from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from .._store import read_npz
-from ._infer import EncodingOption, Precision, Repair, RepairOption
+from ._options import JsonOption, Precision, PrecisionOption, Reading, grouped
 from ._screen import Screen, check_outputs, write_json, write_then_show
 from ._wrong_files import check_kind
 
@@ -22,7 +21,7 @@ _MOST_HEADER_BYTES = 2**28
 circuit_app = typer.Typer(help="Learn circuits and query them.", no_args_is_help=True)
 
 
-class Structure(StrEnum):
+class CircuitKind(StrEnum):
     """Structures by name."""
 
     hclt = "hclt"
@@ -33,11 +32,115 @@ class Structure(StrEnum):
     quad_tree = "quad-tree"
 
 
-class Step(StrEnum):
+class LearningStep(StrEnum):
     """Learning steps by name."""
 
     em = "em"
     adam = "adam"
+
+
+# Which structures the options on shapes belong to.
+_SHAPES = {
+    "depth": (CircuitKind.rat,),
+    "repetitions": (CircuitKind.rat,),
+    "height": (CircuitKind.poon_domingos, CircuitKind.quad_tree),
+    "width": (CircuitKind.poon_domingos, CircuitKind.quad_tree),
+    "delta": (CircuitKind.poon_domingos,),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which circuit is learned."""
+
+    structure: Annotated[CircuitKind, typer.Option(help="Kind of circuit.")] = CircuitKind.hclt
+    units: Annotated[int, typer.Option(min=1, help="States of a latent variable.")] = 16
+    components: Annotated[int, typer.Option(min=1, help="Trees of an hclt mixture.")] = 4
+    depth: Annotated[
+        int | None, typer.Option(min=0, help="Random halvings of the variables. [rat: 2]")
+    ] = None
+    repetitions: Annotated[int | None, typer.Option(min=1, help="Random trees. [rat: 4]")] = None
+    height: Annotated[
+        int | None, typer.Option(min=1, help="Rows of pixels; for poon-domingos and quad-tree.")
+    ] = None
+    width: Annotated[
+        int | None, typer.Option(min=1, help="Pixels of a row; for poon-domingos and quad-tree.")
+    ] = None
+    delta: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Pixels between lines to split along; repeat from coarse to fine. "
+            "[poon-domingos: 4]",
+        ),
+    ] = None
+
+    def make(self, train: np.ndarray, cards: tuple[int, ...], seed: int) -> Any:
+        """The circuit for such rows."""
+        from ..circuits import tensor
+
+        kind, units = self.structure, self.units
+        given = {name: getattr(self, name) for name in _SHAPES if getattr(self, name) is not None}
+        for name in given:
+            if kind not in _SHAPES[name]:
+                owners = " and ".join(owner.value for owner in _SHAPES[name])
+                raise ValueError(f"--{name} belongs to --structure {owners}.")
+        if kind is CircuitKind.hclt:
+            count = self.components
+            return tensor.hclt(train, units, components=count, cardinalities=cards, seed=seed)
+        if kind is CircuitKind.hmm:
+            return tensor.hidden_markov(len(cards), units, cardinality=max(cards))
+        if kind is CircuitKind.factorised:
+            return tensor.factorised_mixture(cards, units)
+        if kind is CircuitKind.rat:
+            return tensor.rat_spn(cards, units, seed=seed, **given)
+        if "height" not in given or "width" not in given:
+            raise ValueError(f"--structure {kind.value} needs --height and --width.")
+        pixels = given["height"] * given["width"]
+        if pixels != len(cards):
+            raise ValueError(
+                f"--height {given['height']} and --width {given['width']} make {pixels} pixels, "
+                f"but the data has {len(cards)} variables."
+            )
+        if kind is CircuitKind.quad_tree:
+            return tensor.quad_tree(units=units, cardinality=max(cards), **given)
+        if "delta" in given:
+            given["delta"] = tuple(given["delta"])
+        return tensor.poon_domingos(units=units, cardinality=max(cards), **given)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How it is learned."""
+
+    step: Annotated[LearningStep, typer.Option(help="How to learn.")] = LearningStep.em
+    epochs: Annotated[int, typer.Option(min=0, help="Most epochs in batches.")] = 30
+    full_epochs: Annotated[
+        int | None, typer.Option(min=0, help="Most epochs of full-batch EM after them. [em: 5]")
+    ] = None
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows an update.")] = 1024
+    patience: Annotated[
+        int, typer.Option(min=1, help="Epochs without a better validation score before stopping.")
+    ] = 10
+    pseudocount: Annotated[
+        float | None, typer.Option(min=0.0, help="Imaginary rows a distribution. [em: 0.1]")
+    ] = None
+    softening: Annotated[float, typer.Option(min=0.0, max=0.4, help="Data softening.")] = 0.0
+    spread: Annotated[
+        float, typer.Option(min=0.0, help="Standard deviation of the first log-weights.")
+    ] = 2.0
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0
+
+    def make_step(self) -> Any:
+        """The step."""
+        from ..circuits.learning import AdamStep, EMStep
+
+        if self.step is LearningStep.em:
+            pseudocount = 0.1 if self.pseudocount is None else self.pseudocount
+            return EMStep(pseudocount=pseudocount, softening=self.softening)
+        if self.full_epochs or self.pseudocount is not None:
+            raise ValueError("--full-epochs and --pseudocount belong to --step em.")
+        return AdamStep(softening=self.softening)
 
 
 @circuit_app.callback()
@@ -46,6 +149,7 @@ def _group() -> None:
 
 
 @circuit_app.command("fit")
+@grouped
 def fit_command(
     data: Annotated[
         Path,
@@ -54,115 +158,63 @@ def fit_command(
             "(-1: missing); only train is required. With n_vars the rows are packed bits."
         ),
     ],
-    structure: Annotated[Structure, typer.Option(help="Kind of circuit.")] = Structure.hclt,
-    units: Annotated[int, typer.Option(min=1, help="States of a latent variable.")] = 16,
-    components: Annotated[int, typer.Option(min=1, help="Trees of an hclt mixture.")] = 4,
-    depth: Annotated[
-        int | None, typer.Option(min=0, help="Random halvings of the variables. [rat: 2]")
-    ] = None,
-    repetitions: Annotated[int | None, typer.Option(min=1, help="Random trees. [rat: 4]")] = None,
-    height: Annotated[
-        int | None, typer.Option(min=1, help="Rows of pixels; for poon-domingos and quad-tree.")
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option(min=1, help="Pixels of a row; for poon-domingos and quad-tree.")
-    ] = None,
-    delta: Annotated[
-        list[int] | None,
-        typer.Option(
-            min=1,
-            help="Pixels between lines to split along; repeat from coarse to fine. "
-            "[poon-domingos: 4]",
-        ),
-    ] = None,
-    step: Annotated[Step, typer.Option(help="How to learn.")] = Step.em,
-    epochs: Annotated[int, typer.Option(min=0, help="Most epochs in batches.")] = 30,
-    full_epochs: Annotated[
-        int | None, typer.Option(min=0, help="Most epochs of full-batch EM after them. [em: 5]")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows an update.")] = 1024,
-    patience: Annotated[
-        int, typer.Option(min=1, help="Epochs without a better validation score before stopping.")
-    ] = 10,
-    pseudocount: Annotated[
-        float | None, typer.Option(min=0.0, help="Imaginary rows a distribution. [em: 0.1]")
-    ] = None,
-    softening: Annotated[float, typer.Option(min=0.0, max=0.4, help="Data softening.")] = 0.0,
-    spread: Annotated[
-        float, typer.Option(min=0.0, help="Standard deviation of the first log-weights.")
-    ] = 2.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    shape: Shape,
+    learning: Learning,
     save: Annotated[Path | None, typer.Option(help="Write the circuit here (.npz).")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Checkpoint; a run that finds one goes on from it.")
     ] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
-    precision: Annotated[Precision, typer.Option(help="Floating-point bits.")] = Precision.single,
+    json_out: JsonOption = None,
+    precision: PrecisionOption = Precision.single,
 ) -> None:
     """Learn a circuit from DATA and report its mean log-likelihoods (nats a row).
 
     Exit status: 0; 2 for bad input.
     """
     screen = Screen()
-    import jax
-
-    jax.config.update("jax_enable_x64", precision is Precision.double)
-    from ..circuits.learning import AdamStep, EMStep, fit
+    precision.use()
+    from ..circuits.learning import fit
     from ..circuits.tensor import save_tensor_circuit
+    from ..fitting._data import read_states
 
     began = time.perf_counter()
     with screen.bad_input_exits():
         check_outputs(save, checkpoint, json_out)
-        if step is Step.adam and (full_epochs or pseudocount is not None):
-            raise ValueError("--full-epochs and --pseudocount belong to --step em.")
-        parts = _read(data)
-        cards = _cardinalities(parts)
-        shape = {
-            "depth": depth,
-            "repetitions": repetitions,
-            "height": height,
-            "width": width,
-            "delta": None if delta is None else tuple(delta),
-        }
-        circuit = _make(structure, parts["train"], cards, units, components, seed, shape)
-        if step is Step.em:
-            how: Any = EMStep(
-                pseudocount=0.1 if pseudocount is None else pseudocount, softening=softening
-            )
-        else:
-            how = AdamStep(softening=softening)
+        step = learning.make_step()
+        parts = read_states(data)
+        circuit = shape.make(parts["train"], _cardinalities(parts), learning.seed)
         screen.note(circuit)
-        start = circuit.init(seed, rows=parts["train"], scale=spread)
+        usual = 5 if learning.step is LearningStep.em else 0
         result = fit(
             circuit,
             parts["train"],
             parts.get("valid"),
-            step=how,
-            epochs=epochs,
-            full_epochs=(5 if full_epochs is None else full_epochs) if step is Step.em else 0,
-            batch_size=batch_size,
-            seed=seed,
-            patience=patience,
-            parameters=start,
+            step=step,
+            epochs=learning.epochs,
+            full_epochs=usual if learning.full_epochs is None else learning.full_epochs,
+            batch_size=learning.batch_size,
+            seed=learning.seed,
+            patience=learning.patience,
+            parameters=circuit.init(learning.seed, rows=parts["train"], scale=learning.spread),
             checkpoint=checkpoint,
             progress=True,
         )
         scores = {
             f"{name}_log_likelihood": float(
                 np.asarray(
-                    circuit.log_likelihood(result.parameters, rows, batch_size=batch_size)
+                    circuit.log_likelihood(result.parameters, rows, batch_size=learning.batch_size)
                 ).mean(dtype=np.float64)
             )
             for name, rows in parts.items()
         }
         content = {
             "data": data.name,
-            "structure": structure.value,
-            "units": units,
+            "structure": shape.structure.value,
+            "units": shape.units,
             "components": circuit.components,
             "parameters": circuit.num_parameters,
-            "step": step.value,
-            "seed": seed,
+            "step": learning.step.value,
+            "seed": learning.seed,
             "test_log_likelihood": None,
             "valid_log_likelihood": None,
             **scores,
@@ -181,7 +233,7 @@ def fit_command(
             screen.table(
                 ("rows", "mean log-likelihood (nats)"),
                 [(name, f"{scores[f'{name}_log_likelihood']:.4f}") for name in parts],
-                title=f"{data.name}: {structure.value}, {step.value}",
+                title=f"{data.name}: {shape.structure.value}, {learning.step.value}",
                 left=("rows",),
             )
             screen.show(
@@ -192,7 +244,21 @@ def fit_command(
         write_then_show(write, show)
 
 
+@dataclass(frozen=True)
+class Opening:
+    """How a circuit is opened."""
+
+    vtree: Annotated[Path | None, typer.Option(help="The vtree of a .psdd or .sdd.")] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows evaluated together. [as many as 1 GB holds]")
+    ] = None
+    max_edges: Annotated[
+        int, typer.Option(min=1, help="Largest circuit that a model is compiled to.")
+    ] = 10_000_000
+
+
 @circuit_app.command("query")
+@grouped
 def query_command(
     file: Annotated[
         str,
@@ -201,21 +267,15 @@ def query_command(
             "compile (.uai, .bif, .fg, or a shipped network: asia); all but .npz also as .gz."
         ),
     ],
+    *,
     data: Annotated[
         Path | None,
         typer.Option(help="An .npz file with an array test of states [rows, variables]."),
     ] = None,
-    vtree: Annotated[Path | None, typer.Option(help="The vtree of a .psdd or .sdd.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows evaluated together. [as many as 1 GB holds]")
-    ] = None,
-    max_edges: Annotated[
-        int, typer.Option(min=1, help="Largest circuit that a model is compiled to.")
-    ] = 10_000_000,
-    repair: RepairOption = None,
-    encoding: EncodingOption = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
-    precision: Annotated[Precision, typer.Option(help="Floating-point bits.")] = Precision.double,
+    opening: Opening,
+    reading: Reading,
+    json_out: JsonOption = None,
+    precision: PrecisionOption = Precision.double,
 ) -> None:
     """Report the log-partition of the circuit in FILE and the mean log-likelihood of test rows.
 
@@ -223,23 +283,21 @@ def query_command(
     (impossible_rows counts them). Exit status: 0; 2 for bad input.
     """
     screen = Screen()
-    import jax
+    precision.use()
+    from ..fitting._data import read_states
 
-    jax.config.update("jax_enable_x64", precision is Precision.double)
     began = time.perf_counter()
     with screen.bad_input_exits():
         check_kind(file, "circuit query")
-        check_kind(vtree, "circuit query --vtree")
+        check_kind(opening.vtree, "circuit query --vtree")
         check_outputs(json_out)
         rows = None
         if data is not None:
-            rows = _read(data, ("test",))["test"]
+            rows = read_states(data, ("test",))["test"]
             if not len(rows):
                 raise ValueError(f"{data} has no rows in test.")
         with screen.working(f"reading {Path(file).name}"):
-            kind, counts, notes, log_partition, score = _open(
-                file, vtree, max_edges, batch_size, repair, encoding
-            )
+            kind, counts, notes, log_partition, score = _open(file, opening, reading)
         for note in notes:
             screen.note(f"note: {note}")
         content: dict[str, Any] = {
@@ -278,24 +336,8 @@ def query_command(
         )
 
 
-class Opened(NamedTuple):
-    """A circuit of any kind: its sizes, and functions for log-partition and log-likelihoods."""
-
-    kind: str
-    sizes: dict[str, int]
-    notes: tuple[str, ...]
-    log_partition: Callable[[], Any]
-    score: Callable[[np.ndarray], Any]
-
-
-def _open(
-    file: str,
-    vtree: Path | None,
-    max_edges: int,
-    batch_size: int | None,
-    repair: Repair | None,
-    encoding: str | None,
-) -> Opened:
+def _open(file: str, opening: Opening, reading: Reading) -> tuple[Any, ...]:
+    """A circuit of any kind: what it is, its sizes, notes, functions for both numbers of it."""
     import jax
     import jax.numpy as jnp
 
@@ -303,10 +345,11 @@ def _open(
     from ..graphs._files._text import format_suffix
 
     dtype = jnp.zeros(0).dtype
+    vtree, batch_size = opening.vtree, opening.batch_size
     suffix = format_suffix(file)
     if vtree is not None and suffix not in (".psdd", ".sdd"):
         raise ValueError("--vtree belongs to a .psdd or .sdd file.")
-    if (repair, encoding) != (None, None) and suffix in (".npz", ".psdd", ".sdd", ".txt", ".spn"):
+    if reading != Reading() and suffix in (".npz", ".psdd", ".sdd", ".txt", ".spn"):
         raise ValueError("--repair and --encoding belong to a model, a .bif file for example.")
     notes: tuple[str, ...] = ()
     if suffix == ".npz" and _saved_format(file) == "klprojax-tensor-circuit":
@@ -320,7 +363,7 @@ def _open(
             "parameters": tensor.num_parameters,
         }
         batch = batch_size or 1024
-        return Opened(
+        return (
             "tensor circuit",
             sizes,
             notes,
@@ -338,9 +381,9 @@ def _open(
     elif suffix in (".txt", ".spn"):
         kind, model = "SPN", circuits.read_spn(file)
     else:
-        loaded = load_model(file, repair=repair, encoding=encoding)
+        loaded = load_model(file, repair=reading.repair, encoding=reading.encoding)
         kind, notes = "compiled model", loaded.notes
-        model = circuits.compile_model(loaded, max_edges=max_edges, dtype=dtype)
+        model = circuits.compile_model(loaded, max_edges=opening.max_edges, dtype=dtype)
     circuit, log_weights, leaves = model
     batch = batch_size or max(1, min(1024, 2**30 // (4 * dtype.itemsize * circuit.num_nodes)))
     sizes = {
@@ -350,7 +393,7 @@ def _open(
         "depth": circuit.depth,
         "parameters": circuit.num_weights + sum(leaf.size for leaf in leaves),
     }
-    return Opened(
+    return (
         kind,
         sizes,
         notes,
@@ -371,33 +414,6 @@ def _saved_format(file: str) -> str:
     return str(header.get("format")) if isinstance(header, dict) else ""
 
 
-def _read(path: Path, needed: tuple[str, ...] = ("train",)) -> dict[str, np.ndarray]:
-    """The arrays train, valid and test as far as there are any; bits unpacked."""
-    content, found = read_npz(path, ("train", "valid", "test", "n_vars"))
-    count = content.pop("n_vars", None)
-    for key in needed:
-        if key not in content:
-            raise ValueError(
-                f"{path} has no array {key} of states [rows, variables]; it has "
-                f"{', '.join(found) or 'none'}."
-            )
-    for key, rows in content.items():
-        if rows.ndim != 2 or rows.dtype.kind not in "biuf":
-            raise ValueError(
-                f"{path}: {key} is {rows.dtype} of shape {rows.shape}; expected states "
-                "[rows, variables]."
-            )
-        if count is not None:
-            if rows.dtype != np.uint8 or count.shape != () or count > 8 * rows.shape[1]:
-                raise ValueError(
-                    f"{path}: with n_vars, {key} must be rows of that many packed bits."
-                )
-            content[key] = np.unpackbits(rows, axis=1, count=int(count))
-        elif rows.dtype.kind == "b":
-            content[key] = rows.astype(np.int8)
-    return {key: content[key] for key in ("train", "valid", "test") if key in content}
-
-
 def _cardinalities(parts: dict[str, np.ndarray]) -> tuple[int, ...]:
     """States of each variable: the largest seen in any part plus one, at least two."""
     widths = {rows.shape[1] for rows in parts.values()}
@@ -411,41 +427,3 @@ def _cardinalities(parts: dict[str, np.ndarray]) -> tuple[int, ...]:
     if not tops or not np.isfinite(tops).all():
         raise ValueError("The data has no rows, or infinite entries.")
     return tuple(max(2, int(top) + 1) for top in np.max(tops, axis=0))
-
-
-# Which structures the options on shapes belong to.
-_SHAPES = {
-    "depth": (Structure.rat,),
-    "repetitions": (Structure.rat,),
-    "height": (Structure.poon_domingos, Structure.quad_tree),
-    "width": (Structure.poon_domingos, Structure.quad_tree),
-    "delta": (Structure.poon_domingos,),
-}
-
-
-def _make(structure, train, cards, units, components, seed, shape) -> Any:
-    from ..circuits import tensor
-
-    given = {name: value for name, value in shape.items() if value is not None}
-    for name in given:
-        if structure not in _SHAPES[name]:
-            owners = " and ".join(owner.value for owner in _SHAPES[name])
-            raise ValueError(f"--{name} belongs to --structure {owners}.")
-    if structure is Structure.hclt:
-        return tensor.hclt(train, units, components=components, cardinalities=cards, seed=seed)
-    if structure is Structure.hmm:
-        return tensor.hidden_markov(len(cards), units, cardinality=max(cards))
-    if structure is Structure.factorised:
-        return tensor.factorised_mixture(cards, units)
-    if structure is Structure.rat:
-        return tensor.rat_spn(cards, units, seed=seed, **given)
-    if "height" not in given or "width" not in given:
-        raise ValueError(f"--structure {structure.value} needs --height and --width.")
-    pixels = given["height"] * given["width"]
-    if pixels != len(cards):
-        raise ValueError(
-            f"--height {given['height']} and --width {given['width']} make {pixels} pixels, but "
-            f"the data has {len(cards)} variables."
-        )
-    build = tensor.quad_tree if structure is Structure.quad_tree else tensor.poon_domingos
-    return build(units=units, cardinality=max(cards), **given)

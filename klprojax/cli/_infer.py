@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from ._options import JsonOption, Precision, PrecisionOption, Reading, grouped
 from ._screen import NOT_CONVERGED, Screen, check_outputs, write_json, write_then_show
 from ._wrong_files import check_kind
 
@@ -25,31 +26,21 @@ class Method(StrEnum):
     hybrid = "hybrid"
 
 
-class Precision(StrEnum):
-    """Floating-point width."""
+@dataclass(frozen=True)
+class Solving:
+    """How marginals are computed."""
 
-    single = "32"
-    double = "64"
-
-
-class Repair(StrEnum):
-    """What to do about rows of a BIF table that are no distributions."""
-
-    normalise = "normalise"
-    uniform = "uniform"
-
-
-RepairOption = Annotated[
-    Repair | None,
-    typer.Option(
-        help="For BIF tables: normalise divides each row by its sum, however far from 1; uniform "
-        "does so too, and fills rows of NaN, of zeros or left out with equal probabilities. "
-        "[refuse them]"
-    ),
-]
-EncodingOption = Annotated[
-    str | None, typer.Option(help="Encoding of text files, latin-1 for example. [utf-8]")
-]
+    method: Annotated[
+        Method | None,
+        typer.Option(help="One method. Left out: exact and belief propagation side by side."),
+    ] = None
+    max_steps: Annotated[int, typer.Option(min=1, help="Most iterations.")] = 1000
+    damping: Annotated[
+        float, typer.Option(min=0.0, max=0.999, help="Weight of the old message.")
+    ] = 0.0
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Stop when no message changes by more.")
+    ] = 1e-8
 
 
 @dataclass(frozen=True)
@@ -80,32 +71,23 @@ class Answer:
         }
 
 
+@grouped
 def infer_command(
     model: Annotated[
         str, typer.Argument(help="A .uai, .bif or .fg file (or .gz), or a shipped network: alarm.")
     ],
+    *,
     evidence: Annotated[
         Path | None,
         typer.Option(help="A UAI .evid file, or JSON {variable: state name or index}."),
     ] = None,
-    method: Annotated[
-        Method | None,
-        typer.Option(help="One method. Left out: exact and belief propagation side by side."),
-    ] = None,
-    max_steps: Annotated[int, typer.Option(min=1, help="Most iterations.")] = 1000,
-    damping: Annotated[
-        float, typer.Option(min=0.0, max=0.999, help="Weight of the old message.")
-    ] = 0.0,
-    tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Stop when no message changes by more.")
-    ] = 1e-8,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
+    solving: Solving,
+    json_out: JsonOption = None,
     uai_output: Annotated[
         Path | None, typer.Option(help="Write NAME.MAR and NAME.PR into this folder.")
     ] = None,
-    repair: RepairOption = None,
-    encoding: EncodingOption = None,
-    precision: Annotated[Precision, typer.Option(help="Floating-point bits.")] = Precision.double,
+    reading: Reading,
+    precision: PrecisionOption = Precision.double,
     memory_limit: Annotated[float, typer.Option(help="GiB that exact inference may use.")] = 4.0,
     rows: Annotated[int, typer.Option(min=0, help="Most variables to print.")] = 40,
 ) -> None:
@@ -114,31 +96,27 @@ def infer_command(
     Exit status: 0; 2 for bad input; 3 if the method did not converge (results are still written).
     """
     screen = Screen()
-    import jax
-
-    jax.config.update("jax_enable_x64", precision is Precision.double)
+    precision.use()
     from .. import load_model, read_evidence
 
     with screen.bad_input_exits():
         check_kind(model, "infer")
         check_kind(evidence, "infer --evidence")
         check_outputs(json_out)
-        loaded = load_model(model, repair=repair, encoding=encoding)
+        loaded = load_model(model, repair=reading.repair, encoding=reading.encoding)
         observed = {}
         if evidence is not None:
-            observed = read_evidence(evidence, loaded, encoding=encoding)
+            observed = read_evidence(evidence, loaded, encoding=reading.encoding)
         uai = _uai_paths(uai_output, loaded.name or Path(model).name.split(".")[0])
         check_outputs(*uai)
         for note in loaded.notes:
             screen.note(f"note: {note}")
-        wanted = [method] if method is not None else [Method.exact, Method.bp]
+        wanted = [solving.method] if solving.method is not None else [Method.exact, Method.bp]
         answers: list[Answer] = []
         for one in wanted:
             with screen.working(f"{loaded.name or model}: {one.value}"):
                 try:
-                    answers.append(
-                        _answer(loaded, observed, one, max_steps, damping, tolerance, memory_limit)
-                    )
+                    answers.append(_answer(loaded, observed, one, solving, memory_limit))
                 except TooLarge as large:
                     if len(wanted) == 1:
                         raise
@@ -167,7 +145,7 @@ class TooLarge(ValueError):
     """Exact inference does not fit the memory limit."""
 
 
-def _answer(model, observed, method, max_steps, damping, tolerance, memory_limit) -> Answer:
+def _answer(model, observed, method: Method, how: Solving, memory_limit: float) -> Answer:
     from .. import RESULTS, BeliefPropagation, DykstraHybrid, Elimination, condition, infer
     from ..graphs import ContradictionError
 
@@ -181,12 +159,12 @@ def _answer(model, observed, method, max_steps, damping, tolerance, memory_limit
         except ValueError as error:
             raise TooLarge(str(error)) from None
     elif method is Method.bp:
-        solver = BeliefPropagation(damping=damping, tolerance=tolerance)
+        solver = BeliefPropagation(damping=how.damping, tolerance=how.tolerance)
     else:
-        if damping:
+        if how.damping:
             raise ValueError("--damping belongs to --method bp; the hybrid has none.")
-        solver = DykstraHybrid(tolerance=tolerance)
-    solution = infer(graph, log_potentials, solver, max_steps=max_steps, throw=False)
+        solver = DykstraHybrid(tolerance=how.tolerance)
+    solution = infer(graph, log_potentials, solver, max_steps=how.max_steps, throw=False)
     if bool(solution.result == RESULTS.contradiction):
         raise ContradictionError(RESULTS[RESULTS.contradiction])
     if bool(solution.result == RESULTS.nonfinite):

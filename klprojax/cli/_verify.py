@@ -14,13 +14,13 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from ._infer import Precision
+from ._options import Precision, PrecisionOption
 from ._screen import NOT_AS_EXPECTED, Screen, check_outputs, visible, write_json, write_then_show
 
 
 def verify_command(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
-    precision: Annotated[Precision, typer.Option(help="Floating-point bits.")] = Precision.double,
+    precision: PrecisionOption = Precision.double,
     only: Annotated[
         list[str] | None,
         typer.Option(help="A check's name, or its beginning (theorem_3_3). May be repeated."),
@@ -52,11 +52,9 @@ def verify_command(
     Exit status: 0 if all came out as expected; 1 if one did not; 2 for bad input.
     """
     screen = Screen()
-    import jax
-
+    precision.use()
     from ..checks._provenance import provenance
 
-    jax.config.update("jax_enable_x64", precision is Precision.double)
     dtype = f"float{precision.value}"
     start = time.perf_counter()
     with screen.bad_input_exits():

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..fitting._means import Means
+from ..fitting._placement import Placement, place
 from ..lifting._python_values import no_python_values
-from ._batches import Batches
 from ._inputs import check_data, check_model, label_classes, to_arrays
 from ._outputs import CrossEntropy
-from ._sharding import Placement, place
 
 
 class Evaluation(NamedTuple):
@@ -90,34 +90,17 @@ class Evaluator:
         rows = check_data(name, data)
         x, y = to_arrays(data, model)
         outputs = check_model(name, model, x, y, loss)
-        self.loss, self.where, self.rows = loss, where, rows
-        self.metric = find_metric(metric, outputs, y)
-        size = rows if batch_size is None else min(batch_size, rows)
-        order = Batches(rows, size, where.devices, shuffle=False).epoch(0)
-        self.real = order.reshape(-1) >= 0
-        self.x, self.y = where.put((x, y))
-        self.order = where.put(jnp.asarray(np.maximum(order, 0)), 1)
+        metric = find_metric(metric, outputs, y)
+        self.metric, self.values = metric, eqx.Partial(_row_values, loss, metric)
+        self.means = Means((x, y), rows, batch_size, where)
 
     def __call__(self, model: PyTree) -> Evaluation:
-        model = self.where.put_arrays(model)
-        losses, metrics = _values(
-            model, self.x, self.y, self.order, self.loss, self.metric, self.where
-        )
-        return Evaluation(self._mean(losses), None if self.metric is None else self._mean(metrics))
-
-    def _mean(self, values: Array) -> float:
-        return float(np.asarray(values, np.float64).reshape(-1)[self.real].mean())
+        return Evaluation(*self.means(self.values, model))
 
 
-@eqx.filter_jit
-def _values(model, x, y, order, loss, metric, where):
-    def one(rows: Array) -> tuple[Array, Array]:
-        x_rows, y_rows = where.constrain(jax.tree.map(lambda leaf: leaf[rows], (x, y)), 0)
-        outputs = jax.vmap(model)(x_rows)
-        values = loss(outputs, y_rows)
-        return values, values if metric is None else metric(outputs, y_rows)
-
-    return jax.lax.map(one, order)
+def _row_values(loss, metric, model, x, y) -> tuple[Array, Array | None]:
+    outputs = jax.vmap(model)(x)
+    return loss(outputs, y), None if metric is None else metric(outputs, y)
 
 
 def find_metric(

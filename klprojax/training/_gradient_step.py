@@ -10,7 +10,13 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
-from ._step import AbstractStep, StepInfo, weighted_mean, without_padding
+from ..fitting._step import (
+    AbstractStep,
+    StepInfo,
+    apply_optimiser,
+    weighted_mean,
+    without_padding,
+)
 
 
 class GradientStep(AbstractStep):
@@ -69,12 +75,8 @@ class GradientStep(AbstractStep):
             return weighted_mean(loss(outputs, y), weights)
 
         value, gradient = jax.value_and_grad(mean_loss)(params)
-        optimiser = optax.with_extra_args_support(self.optimiser)
-        # Optax mixes dtypes inside; strict promotion, if set, is for the rest.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimiser.update(
-                gradient, state, params, value=value, grad=gradient, value_fn=mean_loss
-            )
+        more = {"value": value, "grad": gradient, "value_fn": mean_loss}
+        updates, state = apply_optimiser(self.optimiser, gradient, state, params, **more)
         stats = {"gradient_norm": layer_norms(gradient), "displacement_norm": layer_norms(updates)}
         return eqx.apply_updates(model, updates), state, StepInfo(value, stats)
 

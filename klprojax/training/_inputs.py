@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ..fitting._updates import float_dtype
 from ..lifting import LiftError
 from ..lifting._python_values import no_python_values
 from ._outputs import AbstractOutputFactor
@@ -60,14 +61,6 @@ def _is_small_float(array: np.ndarray) -> bool:
 def _kind(data: Any) -> str:
     size = f" of {len(data)}" if isinstance(data, tuple | list) else ""
     return f"a {type(data).__name__}{size}"
-
-
-def float_dtype(model: PyTree) -> np.dtype:
-    """Floating-point type of a model: that of its first floating array."""
-    for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            return np.dtype(leaf.dtype)
-    return np.dtype(jnp.zeros(()).dtype)
 
 
 def to_arrays(data: Any, model: PyTree) -> tuple[PyTree, PyTree]:

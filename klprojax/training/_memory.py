@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ._inputs import float_dtype, to_arrays
-from ._step import AbstractStep
+from ..fitting._step import AbstractStep
+from ..fitting._updates import float_dtype
+from ._inputs import to_arrays
 
 
 def update_memory(

@@ -10,8 +10,14 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
+from ..fitting._step import (
+    AbstractStep,
+    StepInfo,
+    apply_optimiser,
+    weighted_mean,
+    without_padding,
+)
 from ._gradient_step import layer_norms
-from ._step import AbstractStep, StepInfo, weighted_mean, without_padding
 from .network import LiftedNetwork, Precisions, trace_network
 
 
@@ -167,11 +173,8 @@ class ProjectionDirection(AbstractStep):
             model, x, y, weights, loss, ratio=self.ratio, precisions=self.precisions
         )
         params = eqx.filter(model, eqx.is_inexact_array)
-        # Optax mixes dtypes inside; strict promotion, if set, is for the rest.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = self.optimiser.update(
-                jax.tree.map(jnp.negative, slopes), state, params
-            )
+        descent = jax.tree.map(jnp.negative, slopes)
+        updates, state = apply_optimiser(self.optimiser, descent, state, params)
         stats["displacement_norm"] = layer_norms(updates)
         return eqx.apply_updates(model, updates), state, StepInfo(before, stats)
 

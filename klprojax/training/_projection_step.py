@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
+from ..fitting._step import AbstractStep, StepInfo, weighted_mean, without_padding
 from ._gradient_step import layer_norms
-from ._step import AbstractStep, StepInfo, weighted_mean, without_padding
 from .network import LiftedNetwork, Precisions, trace_network
 from .schemes import AbstractNetworkScheme, CyclicProjections
 from .schemes._splitting import as_network_scheme

@@ -49,15 +49,16 @@ def test_a_signal_ends_circuit_fit_with_130_and_a_word(tmp_path):
         process.kill()
         process.wait()
     assert process.returncode == 130, errors
-    header, _ = read_arrays(checkpoint, "klprojax-circuit-run", 10**7)
-    word = f"Kept in {checkpoint}: epoch {len(header['history'])}. The same call or command goes on"
+    header, _ = read_arrays(checkpoint, "klprojax-run", 10**7)
+    done = len(header["at"]["history"])
+    word = f"Kept in {checkpoint}: epoch {done}. The same call or command goes on"
     assert errors.count("Kept in") == errors.count("Interrupted.") == 1
     assert word in errors
     assert "Traceback" not in errors
 
 
 def test_train_says_what_is_kept_and_the_same_command_goes_on(tmp_path, monkeypatch):
-    from klprojax.training import _checkpoint
+    from klprojax.fitting import _checkpoint
 
     data, folder, out = tmp_path / "data.npz", tmp_path / "runs", tmp_path / "out.json"
     np.savez(data, **rows())

@@ -3,7 +3,6 @@
 import ast
 import enum
 import importlib.metadata
-import inspect
 import itertools
 import typing
 from pathlib import Path
@@ -48,7 +47,7 @@ def wanted():
     """The long options of every command, and every word that an option may be set to."""
     found = []
     for path, command in commands():
-        hints = typing.get_type_hints(inspect.unwrap(command.callback))
+        hints = typing.get_type_hints(command.callback)
         for parameter in command.params:
             if parameter.param_type_name != "option":
                 continue

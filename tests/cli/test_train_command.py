@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from klprojax.cli._app import app
 from klprojax.cli._network import make_network
-from klprojax.cli._train import Options, Step, _make_step
+from klprojax.cli._train import Training, TrainingStep
 from klprojax.projections import ADMM, DifferenceMap, DouglasRachford, Dykstra
 from klprojax.training import (
     AlternatingProjections,
@@ -138,7 +138,7 @@ def test_projection_adam_hands_the_slopes_to_adam(data, tmp_path):
     ],
 )
 def test_schemes_by_name(name, scheme):
-    step = _make_step(Step.projection, Options(None, name, 7, 100))
+    step = Training(scheme=name, iterations=7).make_step(TrainingStep.projection, 100)
     assert isinstance(step, ProjectionStep)
     run = step.scheme.scheme if isinstance(step.scheme, Splitting) else step.scheme
     assert isinstance(run, scheme)

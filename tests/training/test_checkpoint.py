@@ -14,10 +14,10 @@ import optax
 import pytest
 
 from klprojax import ModelFileError
+from klprojax.fitting._checkpoint import _FORMAT as FORMAT
+from klprojax.fitting._checkpoint import describe, digest
 from klprojax.graphs._files._archive import read_arrays, write_arrays
 from klprojax.training import AbstractStep, CrossEntropy, GradientStep, ProjectionStep, fit
-from klprojax.training._checkpoint import _FORMAT as FORMAT
-from klprojax.training._checkpoint import describe, digest
 
 from ._runs import blobs, cross_entropy, network, weights_of
 

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
+from klprojax.fitting._step import weighted_mean
 from klprojax.training import GradientStep, StepInfo
-from klprojax.training._step import weighted_mean
 
 from ._runs import blobs, cross_entropy, network, squared, weights_of
 

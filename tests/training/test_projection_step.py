@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from klprojax.fitting._step import weighted_mean
 from klprojax.projections import DouglasRachford
 from klprojax.training import (
     AlternatingProjections,
@@ -22,7 +23,6 @@ from klprojax.training import (
     Splitting,
     StepInfo,
 )
-from klprojax.training._step import weighted_mean
 
 from ._networks import BATCH, build, labels, quick_jit
 from ._runs import weights_of

@@ -4,5 +4,5 @@ from ._adam import AdamStep as AdamStep
 from ._em import EMStep as EMStep
 from ._em import em_step as em_step
 from ._em import maximize as maximize
-from ._fit import FitResult as FitResult
+from ._fit import CircuitFit as CircuitFit
 from ._fit import fit as fit

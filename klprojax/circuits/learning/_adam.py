@@ -1,27 +1,23 @@
 """Learning by gradients on logits."""
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from ..tensor import TensorCircuit, TensorParameters
+from ...fitting._step import AbstractStep, StepInfo, apply_optimiser, weighted_mean
+from ..tensor import TensorModel, TensorParameters
+from ..tensor._kinds import require_tensor
 from ._schedule import geometric
 
 
-class AdamState(NamedTuple):
-    """Unnormalised log-weights and the state of the optimiser."""
-
-    logits: TensorParameters
-    optimizer: Any
-
-
-@dataclass(frozen=True)
-class AdamStep:
+class AdamStep(AbstractStep):
     """Learn by Adam on logits, whose normalised form are the parameters.
+
+    The parameters of the models that `update` takes and returns are the logits.
 
     Args:
         learning_rate: of the first epoch; it decays to `final_learning_rate` geometrically.
@@ -29,27 +25,14 @@ class AdamStep:
         softening: data softening, see `TensorCircuit.log_values`.
     """
 
-    learning_rate: float = 0.03
-    final_learning_rate: float = 0.003
+    learning_rate: float | Float[Array, ""] = 0.03
+    final_learning_rate: float | Float[Array, ""] = 0.003
     softening: float = 0.0
 
-    def __post_init__(self):
+    def __check_init__(self):
         for name in ("learning_rate", "final_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive.")
-
-    def init(self, parameters: TensorParameters) -> AdamState:
-        """Start from parameters; they are logits of themselves."""
-        logits: Any = parameters
-        return AdamState(parameters, optax.scale_by_adam().init(logits))
-
-    def parameters(self, state: AdamState) -> TensorParameters:
-        """The current normalised parameters.
-
-        Args:
-            state: of the learning.
-        """
-        return state.logits.normalize()
 
     def size(self, epoch: int, epochs: int) -> float:
         """The learning rate of an epoch.
@@ -60,34 +43,41 @@ class AdamStep:
         """
         return geometric(self.learning_rate, self.final_learning_rate, epoch, epochs)
 
-    def update(
-        self,
-        circuit: TensorCircuit,
-        state: AdamState,
-        rows: Array,
-        row_weights: Float[Array, " rows"],
-        total: Float[Array, ""],
-        size: Float[Array, ""],
-    ) -> tuple[AdamState, Float[Array, " rows"]]:
-        """One batch; returns the new state and the log-values before it.
+    def at(self, epoch: int, epochs: int, rows: int) -> "AdamStep":
+        """The step of an epoch: its learning rate, an array, stays.
 
         Args:
-            circuit: the structure.
-            state: where we are.
-            rows: states ``[rows, variables]``.
-            row_weights: 0 for rows that only fill the batch up.
-            total: rows of the whole data set; plays no part.
-            size: the step size, from `size`.
+            epoch: number of the epoch.
+            epochs: how many there will be.
+            rows: of the whole data set; plays no part.
         """
-        del total
+        rate = jnp.asarray(self.size(epoch, epochs))
+        return replace(self, learning_rate=rate, final_learning_rate=rate)
 
-        def loss(logits):
-            values = circuit.log_values(logits.normalize(), rows, softening=self.softening)
-            counted = jnp.where(row_weights > 0, values, jnp.zeros_like(values)) * row_weights
-            return -jnp.sum(counted) / jnp.sum(row_weights), values
+    def parameters(self, model: TensorModel) -> TensorParameters:
+        """The normalised parameters.
 
-        grads, values = jax.grad(loss, has_aux=True)(state.logits)
-        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers
-            updates, optimizer = optax.scale_by_adam().update(grads, state.optimizer)
-        logits = jax.tree.map(lambda p, u: p - size * u, state.logits, updates)
-        return AdamState(logits, optimizer), values
+        Args:
+            model: with logits as its parameters.
+        """
+        return model.parameters.normalize()
+
+    def init(self, model: TensorModel) -> Any:
+        """Start from parameters, which are logits of themselves; see `AbstractStep.init`."""
+        require_tensor(getattr(model, "circuit", model), "AdamStep")
+        logits: Any = model.parameters
+        return optax.adam(self.learning_rate).init(logits)
+
+    def update(self, model, state, x, y, weights, loss) -> tuple[TensorModel, Any, StepInfo]:
+        """One batch of states ``[rows, variables]``; see `AbstractStep.update`."""
+        circuit, logits = model
+
+        def mean_loss(logits: TensorParameters) -> Array:
+            values = circuit.log_values(logits.normalize(), x, softening=self.softening)
+            return -weighted_mean(values, weights)
+
+        value, gradient = jax.value_and_grad(mean_loss)(logits)
+        rate = jnp.asarray(self.learning_rate, weights.dtype)
+        updates, state = apply_optimiser(optax.adam(rate), gradient, state, logits)
+        logits: Any = optax.apply_updates(logits, updates)
+        return TensorModel(circuit, logits), state, StepInfo(value, {})

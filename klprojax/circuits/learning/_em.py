@@ -1,6 +1,6 @@
 """Expectation maximisation: the alternating KL projection on circuits."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -9,21 +9,21 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..._sharding import on_any_mesh
-from ..tensor import TensorCircuit, TensorParameters
+from ...fitting._step import AbstractStep, StepInfo, weighted_mean
+from ..tensor import TensorCircuit, TensorModel, TensorParameters
+from ..tensor._evaluate import assume_wide
 from ..tensor._kinds import require_tensor
 from ._schedule import geometric
 
 
 class EMState(NamedTuple):
-    """Parameters, running average of the flows (per whole data set), rows seen."""
+    """Running average of the flows (per whole data set), rows seen."""
 
-    parameters: TensorParameters
     flows: TensorParameters
     seen: Array
 
 
-@dataclass(frozen=True)
-class EMStep:
+class EMStep(AbstractStep):
     """Learn by expectation maximisation, in batches or on all rows at once.
 
     A batch's flows are its I-projection (E-step); the normalised running average of flows is the
@@ -37,36 +37,25 @@ class EMStep:
         final_step_size: γ of the last epoch in batches.
         pseudocount: α, imaginary rows a distribution, spread evenly over its n entries.
         softening: data softening, see `TensorCircuit.log_values`.
+        rows: N, of the whole data set; `fit` says how many. Those of the batch if None.
 
     Reference:
         Cappé and Moulines, On-line expectation-maximization for latent data models (2009); Liu
         and Van den Broeck, Tractable regularization of probabilistic circuits (2021).
     """
 
-    step_size: float = 0.9
-    final_step_size: float = 0.05
+    step_size: float | Float[Array, ""] = 0.9
+    final_step_size: float | Float[Array, ""] = 0.05
     pseudocount: float = 0.1
     softening: float = 0.0
+    rows: int | Float[Array, ""] | None = None
 
-    def __post_init__(self):
+    def __check_init__(self):
         for name in ("step_size", "final_step_size"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be in (0, 1].")
         if self.pseudocount < 0:
             raise ValueError(f"pseudocount is {self.pseudocount}; it must not be negative.")
-
-    def init(self, parameters: TensorParameters) -> EMState:
-        """Start from normalised parameters."""
-        zeros = jax.tree.map(jnp.zeros_like, parameters)
-        return EMState(parameters, zeros, jnp.zeros((), parameters.log_root.dtype))
-
-    def parameters(self, state: EMState) -> TensorParameters:
-        """The current normalised parameters.
-
-        Args:
-            state: of the learning.
-        """
-        return state.parameters
 
     def size(self, epoch: int, epochs: int) -> float:
         """The step size γ of an epoch.
@@ -77,32 +66,76 @@ class EMStep:
         """
         return geometric(self.step_size, self.final_step_size, epoch, epochs)
 
-    def update(
-        self,
-        circuit: TensorCircuit,
-        state: EMState,
-        rows: Array,
-        row_weights: Float[Array, " rows"],
-        total: Float[Array, ""],
-        size: Float[Array, ""],
-    ) -> tuple[EMState, Float[Array, " rows"]]:
-        """One batch; returns the new state and the log-values before it.
+    def at(self, epoch: int, epochs: int, rows: int) -> "EMStep":
+        """The step of an epoch: its γ, an array, stays.
 
         Args:
-            circuit: the structure.
-            state: where we are.
-            rows: states ``[rows, variables]``.
-            row_weights: 0 for rows that only fill the batch up.
-            total: rows of the whole data set.
-            size: γ.
+            epoch: number of the epoch.
+            epochs: how many there will be.
+            rows: of the whole data set.
         """
-        values, flows = circuit.flows(state.parameters, rows, row_weights, softening=self.softening)
-        own = jnp.sum(row_weights)
-        size = jnp.maximum(size * own / row_weights.shape[0], own / (state.seen + own))
-        scale = size * total / own
+        size, total = jnp.asarray(self.size(epoch, epochs)), jnp.asarray(float(rows))
+        return replace(self, step_size=size, final_step_size=size, rows=total)
+
+    def parameters(self, model: TensorModel) -> TensorParameters:
+        """The normalised parameters.
+
+        Args:
+            model: a circuit with them.
+        """
+        return model.parameters
+
+    def init(self, model: TensorModel) -> EMState:
+        """Start from normalised parameters; see `AbstractStep.init`."""
+        require_tensor(getattr(model, "circuit", model), "EMStep")
+        zeros = jax.tree.map(jnp.zeros_like, model.parameters)
+        return EMState(zeros, jnp.zeros((), model.parameters.log_root.dtype))
+
+    def update(self, model, state, x, y, weights, loss) -> tuple[TensorModel, EMState, StepInfo]:
+        """One batch of states ``[rows, variables]``; see `AbstractStep.update`."""
+        circuit, parameters = model
+        values, flows = circuit.flows(parameters, x, weights, softening=self.softening)
+        own = jnp.sum(weights)
+        size = jnp.asarray(self.step_size, own.dtype) * own / weights.shape[0]
+        size = jnp.maximum(size, own / (state.seen + own))
+        scale = size * (own if self.rows is None else jnp.asarray(self.rows, own.dtype)) / own
         average = jax.tree.map(lambda s, f: (1 - size) * s + scale * f, state.flows, flows)
-        parameters = maximize(circuit, average, state.parameters, self.pseudocount)
-        return EMState(parameters, average, state.seen + own), values
+        parameters = maximize(circuit, average, parameters, self.pseudocount)
+        info = StepInfo(-weighted_mean(values, weights), {})
+        return TensorModel(circuit, parameters), EMState(average, state.seen + own), info
+
+
+class FullEMStep(AbstractStep):
+    """EM on all rows at once: the flows of an epoch's batches are summed, then maximised.
+
+    Args:
+        step: whose pseudocount and softening count.
+        batches: of an epoch.
+        known: whether the weights are wide, see `assume_wide`.
+    """
+
+    step: EMStep
+    batches: int
+    known: bool = False
+
+    def init(self, model: TensorModel) -> tuple[TensorParameters, Array]:
+        """No flows of no batch."""
+        zeros = jax.tree.map(jnp.zeros_like, model.parameters)
+        return zeros, jnp.zeros((), jnp.int32)
+
+    def update(self, model, state, x, y, weights, loss) -> tuple[TensorModel, Any, StepInfo]:
+        """One batch; the parameters change after the last one of an epoch."""
+        circuit, parameters = model
+        with assume_wide(self.known):
+            values, flows = circuit.flows(parameters, x, weights, softening=self.step.softening)
+        flows, count = jax.tree.map(jnp.add, state[0], flows), state[1] + 1
+        parameters, state = jax.lax.cond(
+            count == self.batches,
+            lambda: (maximize(circuit, flows, parameters, self.step.pseudocount), self.init(model)),
+            lambda: (parameters, (flows, count)),
+        )
+        info = StepInfo(-weighted_mean(values, weights), {})
+        return TensorModel(circuit, parameters), state, info
 
 
 def maximize(

@@ -1,27 +1,28 @@
-"""The training loop: epochs, early stopping, checkpoints."""
+"""Learning a circuit: what is measured and kept by the loop of `fitting`."""
 
 import os
-import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ..._interrupted import says_what_is_kept
 from ..._store import check_writable
-from ..tensor import TensorCircuit, TensorParameters
+from ...fitting._batches import Batches
+from ...fitting._loop import At, Loop, Phase, check_at_least
+from ...fitting._means import Means
+from ...fitting._step import AbstractStep, StepInfo
+from ..tensor import TensorCircuit, TensorModel, TensorParameters
 from ..tensor._evaluate import assume_wide, known_wide, wide
 from ..tensor._kinds import require_tensor
+from ..tensor._saved import describe
 from ._adam import AdamStep
-from ._checkpoint import Progress, Run, load_checkpoint, save_checkpoint
-from ._em import EMStep, maximize
+from ._em import EMStep, FullEMStep
 
 
-class FitResult(NamedTuple):
+class CircuitFit(NamedTuple):
     """What `fit` returns.
 
     Attributes:
@@ -56,7 +57,7 @@ def fit(
     checkpoint_every: int = 1,
     progress: bool = False,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
-) -> FitResult:
+) -> CircuitFit:
     """Maximise the mean log-likelihood of data rows; missing entries are summed out.
 
     Args:
@@ -81,7 +82,7 @@ def fit(
         on_epoch: called with each entry of the history.
 
     Returns:
-        A `FitResult`.
+        A `CircuitFit`.
 
     Raises:
         ValueError: data or settings that do not fit, or a checkpoint of another run.
@@ -99,18 +100,11 @@ def fit(
     """
     require_tensor(circuit, "fit")
     if isinstance(step, str):
-        if step not in ("em", "adam"):
-            raise ValueError(f"step is {step!r}; expected 'em', 'adam', an EMStep or an AdamStep.")
-        step = EMStep() if step == "em" else AdamStep()
-    for name, value, least in (
-        ("epochs", epochs, 0),
-        ("full_epochs", full_epochs, 0),
-        ("batch_size", batch_size, 1),
-        ("checkpoint_every", checkpoint_every, 1),
-        ("patience", 1 if patience is None else patience, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}.")
+        step = {"em": EMStep(), "adam": AdamStep()}.get(step, step)
+    if not isinstance(step, EMStep | AdamStep):
+        raise ValueError(f"step is {step!r}; expected 'em', 'adam', an EMStep or an AdamStep.")
+    check_at_least(0, epochs=epochs, full_epochs=full_epochs)
+    check_at_least(1, batch_size=batch_size, patience=patience, checkpoint_every=checkpoint_every)
     if full_epochs and not isinstance(step, EMStep):
         raise ValueError("full_epochs are epochs of EM; leave them out with step='adam'.")
     if checkpoint is not None:
@@ -124,203 +118,123 @@ def fit(
     start = circuit.init(seed, rows=states) if parameters is None else parameters
     circuit.check(start)
 
-    run = Run(circuit, step, epochs, full_epochs, batch_size, seed, patience, start, states, held)
-    at = None
-    if checkpoint is not None and os.path.exists(checkpoint):
-        at = load_checkpoint(checkpoint, run)
-        kept = [len(at.history)]
-    if at is None:
-        first = -np.inf if held is None else _mean(circuit, start, held, batch_size)
-        at = Progress(step.init(start), start, first, 0, 0, 0, [])
-        kept = []
-    loop = _Loop(run, checkpoint, checkpoint_every, on_epoch, kept)
-    with says_what_is_kept(checkpoint, lambda: f"epoch {kept[-1]}" if kept else None):
-        if progress:
-            with _bar(epochs + full_epochs) as (advance, _):
-                at = loop.go(at, advance)
-        else:
-            at = loop.go(at, lambda entry: None)
-    return FitResult(at.best, len(at.history), at.best_epoch, at.history)
-
-
-class _Loop(NamedTuple):
-    run: Run
-    checkpoint: str | os.PathLike[str] | None
-    every: int
-    on_epoch: Callable[[dict[str, Any]], None] | None
-    kept: list[int]  # epochs that the checkpoint has been written of
-
-    def go(self, at: Progress, advance: Callable[[dict[str, Any]], None]) -> Progress:
-        run = self.run
-        before = at.history[-1]["seconds"] if at.history else 0.0
-        began = time.perf_counter()
-        for entry in at.history:
-            advance(entry)
-        data = jnp.asarray(run.train)
-        size = min(run.batch_size, len(run.train))
-        count = -(-len(run.train) // size)
-        padding = count * size - len(run.train)
-        dtype = run.start.log_root.dtype
-        weights = jnp.asarray(np.r_[np.ones(len(run.train)), np.zeros(padding)], dtype)
-        weights = weights.reshape(count, size)
-        total = jnp.asarray(len(run.train), dtype)
-        while at.epoch < run.epochs + run.full_epochs:
-            batches = at.epoch < run.epochs
-            if run.patience is not None and run.valid is not None and at.waited >= run.patience:
-                if not batches or not run.full_epochs:
-                    break
-                at = at._replace(epoch=run.epochs, waited=0)  # on to the second phase
-                batches = False
-            if at.epoch == run.epochs:
-                if run.valid is not None:  # full-batch EM polishes the best so far
-                    at = at._replace(state=run.step.init(at.best))
-                at = at._replace(waited=0)
-            if batches:
-                order = np.random.default_rng([run.seed, at.epoch]).permutation(len(run.train))
-            else:
-                order = np.arange(len(run.train))
-            order = np.r_[order, np.zeros(padding, order.dtype)].reshape(count, size)
-            order = jnp.asarray(order.astype(np.int32))
-            if batches:
-                gamma = jnp.asarray(run.step.size(at.epoch, run.epochs), dtype)
-                known = known_wide(run.circuit.structure, run.step.parameters(at.state), False)
-                batch = (run.circuit, at.state, data, order, weights, total, gamma)
-                state, values, grown = _epoch(run.step, known, *batch)
-                if bool(grown) and not known:  # not what the sums were compiled for: once more
-                    state, values, _ = _epoch(run.step, True, *batch)
-            else:
-                assert isinstance(run.step, EMStep)
-                own = known_wide(run.circuit.structure, at.state.parameters, False)
-                fitted, values = _full(
-                    run.step, own, run.circuit, at.state.parameters, data, order, weights
-                )
-                state = run.step.init(fitted)
-            mean = np.asarray(values, np.float64).reshape(-1)[: len(run.train)].mean()
-            current = run.step.parameters(state)
-            better = at.best_value
-            at = at._replace(state=state, epoch=at.epoch + 1)
-            if run.valid is not None:
-                better = _mean(run.circuit, current, run.valid, run.batch_size)
-            if not np.isfinite(mean) and not np.isneginf(mean):
-                raise ValueError(
-                    f"The log-likelihood became {mean} in epoch {at.epoch}; lower the step size."
-                )
-            entry = {
-                "epoch": len(at.history) + 1,
-                "train_log_likelihood": float(mean),
-                "valid_log_likelihood": None if run.valid is None else float(better),
-                "seconds": before + time.perf_counter() - began,
-            }
-            history = [*at.history, entry]
-            if run.valid is None or better > at.best_value:
-                at = at._replace(
-                    best=current, best_value=float(better), best_epoch=len(history), waited=0
-                )
-            else:
-                at = at._replace(waited=at.waited + 1)
-            at = at._replace(history=history)
-            last = at.epoch == run.epochs + run.full_epochs
-            if self.checkpoint is not None and (last or len(history) % self.every == 0):
-                self.save(at)
-            advance(entry)
-            if self.on_epoch is not None:
-                self.on_epoch(entry)
-        if self.checkpoint is not None:
-            self.save(at)
-        return at
-
-    def save(self, at: Progress) -> None:
-        assert self.checkpoint is not None
-        save_checkpoint(self.checkpoint, self.run, at)
-        self.kept.append(len(at.history))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _epoch(step, known, circuit, state, data, order, weights, total, size):
-    """A pass over all batches, and whether weights became or were wide on the way."""
-
-    def body(state, x):
-        rows, row_weights = x
-        grown = wide(circuit.structure, step.parameters(state), False)
-        with assume_wide(known):
-            state, values = step.update(circuit, state, data[rows], row_weights, total, size)
-        return state, (values, grown)
-
-    state, (values, grown) = jax.lax.scan(body, state, (order, weights))
-    return state, values, jnp.any(grown)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _full(step, known, circuit, parameters, data, order, weights):
-    def body(total, x):
-        rows, row_weights = x
-        with assume_wide(known):
-            values, flows = circuit.flows(
-                parameters, data[rows], row_weights, softening=step.softening
-            )
-        return jax.tree.map(jnp.add, total, flows), values
-
-    zeros = jax.tree.map(jnp.zeros_like, parameters)
-    flows, values = jax.lax.scan(body, zeros, (order, weights))
-    return maximize(circuit, flows, parameters, step.pseudocount), values
-
-
-@partial(jax.jit, static_argnums=0)
-def _values(known, circuit: TensorCircuit, parameters: TensorParameters, batches: Array) -> Array:
-    def values(rows):
-        with assume_wide(known):
-            return circuit.log_values(parameters, rows)
-
-    return jax.lax.map(values, batches)
-
-
-def _mean(
-    circuit: TensorCircuit, parameters: TensorParameters, states: np.ndarray, batch_size: int
-) -> float:
-    """Mean log-value of rows, summed in double precision."""
+    mean = None if held is None else _mean_of(circuit, held, batch_size)
     size = min(batch_size, len(states))
-    count = -(-len(states) // size)
-    filled = np.pad(states, ((0, count * size - len(states)), (0, 0)))
-    known = known_wide(circuit.structure, parameters, False)
-    values = _values(known, circuit, parameters, jnp.asarray(filled.reshape(count, size, -1)))
-    return float(np.asarray(values, np.float64).reshape(-1)[: len(states)].mean())
+    batches = Batches(len(states), size, seed=seed)
+
+    def measure(at: At, stats: dict[str, Any]) -> Any:
+        value = None if mean is None else mean(step.parameters(at.model))
+        worst = None if value is None else -value
+        if not at.update:
+            return None, worst, {}
+        assert at.train_loss is not None
+        entry = {
+            "epoch": at.update // batches.count,
+            "train_log_likelihood": -at.train_loss,
+            "valid_log_likelihood": value,
+            "seconds": at.elapsed,
+        }
+        return entry, worst, {"train": -at.train_loss, "valid": value}
+
+    def refuse(at: At, found: dict[str, Any]) -> None:
+        """Refuse lengths with which the epochs done would not have been the same."""
+        name, before = os.fspath(checkpoint or ""), int(found.get("epochs", epochs))
+        full = (at.update - at.began) // batches.count if at.phase else 0
+        done = before + full if at.phase else at.update // batches.count
+        sizes = [(step.size(k, before), step.size(k, epochs)) for k in range(done)]
+        other = any(old != new for old, new in sizes)
+        if epochs != before and (done > min(before, epochs) or other):
+            raise ValueError(
+                f"The checkpoint {name} is of a run with epochs={before}, of which {done} are done;"
+                f" with epochs={epochs} they would have had other step sizes, which fall over all "
+                f"epochs. Give epochs={before} or another file; a step whose first and final size "
+                "are equal can go on for longer."
+            )
+        if full > full_epochs:
+            raise ValueError(
+                f"The checkpoint {name} has {full} epochs of full-batch EM done, more than the "
+                f"{full_epochs} asked for; raise full_epochs, or give another file."
+            )
+
+    def in_batches(call: Any, model: TensorModel, state: Any, epoch: int) -> Any:
+        now = step.at(epoch, epochs, len(states))
+        known = known_wide(circuit.structure, step.parameters(model), False)
+        found = call(_Watched(now, known), model, (state[0], jnp.asarray(False)))
+        if bool(found[1][1]) and not known:  # not what the sums were compiled for: once more
+            found = call(_Watched(now, True), model, (state[0], jnp.asarray(False)))
+        return found
+
+    def at_once(call: Any, model: TensorModel, state: Any, epoch: int) -> Any:
+        known = known_wide(circuit.structure, model.parameters, False)
+        return call(FullEMStep(step, batches.count, known), model, state)
+
+    phases = [Phase(_Watched(step), batches, epochs * batches.count, in_batches)]
+    if isinstance(step, EMStep):
+        ordered = Batches(len(states), size, shuffle=False)
+        full = FullEMStep(step, batches.count)
+        phases.append(Phase(full, ordered, full_epochs * batches.count, at_once))
+    at = Loop(
+        phases=tuple(phases),
+        data=(jnp.asarray(states), None),
+        loss=None,
+        measure=measure,
+        held=held,
+        every=batches.count,
+        patience=patience,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        identity=lambda: {"circuit": describe(circuit), "epochs": epochs},
+        refuse=refuse,
+        kept="epoch {epoch}",
+        fault="The log-likelihood became {minus} in epoch {epoch}; lower the step size.",
+        on_entry=on_epoch,
+        progress=progress,
+        good=_is_possible,
+        ahead=False,
+    ).run(TensorModel(circuit, start))
+    best = step.parameters(at.best)
+    done = at.update // batches.count
+    return CircuitFit(best, done, at.best_update // batches.count, at.history)
 
 
-class _bar:
-    """A progress bar over epochs, with the latest log-likelihoods."""
+def _is_possible(loss: Any) -> Any:
+    # Rows may be impossible: their loss is infinite.
+    return loss > -float("inf")
 
-    def __init__(self, epochs: int):
-        self.epochs = epochs
 
-    def __enter__(self):
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+class _Watched(AbstractStep):
+    """A step compiled for weights that are `known` to be wide or not; watches if they become so.
 
-        self.shown = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self.shown.start()
-        task = self.shown.add_task("compiling", total=self.epochs)
+    Its state says, besides, whether weights were wide before some update.
+    """
 
-        def advance(entry: dict[str, Any]) -> None:
-            text = f"train {entry['train_log_likelihood']:.4f}"
-            if entry["valid_log_likelihood"] is not None:
-                text += f"  valid {entry['valid_log_likelihood']:.4f}"
-            self.shown.update(task, description=text, advance=1)
+    step: EMStep | AdamStep
+    known: bool = False
 
-        return advance, self.shown
+    def init(self, model: TensorModel) -> Any:
+        return self.step.init(model), jnp.asarray(False)
 
-    def __exit__(self, *_: object) -> None:
-        self.shown.stop()
+    def update(self, model, state, x, y, weights, loss) -> tuple[TensorModel, Any, StepInfo]:
+        parameters = self.step.parameters(model)
+        grown = state[1] | wide(model.circuit.structure, parameters, False)
+        with assume_wide(self.known):
+            model, inner, info = self.step.update(model, state[0], x, y, weights, loss)
+        return model, (inner, grown), info
+
+
+def _mean_of(
+    circuit: TensorCircuit, states: np.ndarray, batch_size: int
+) -> Callable[[TensorParameters], float]:
+    """Mean log-value of rows, as a function of the parameters."""
+    means = Means((jnp.asarray(states),), len(states), batch_size)
+
+    def mean(parameters: TensorParameters) -> float:
+        known = known_wide(circuit.structure, parameters, False)
+        return means(eqx.Partial(_values, known), TensorModel(circuit, parameters))[0]
+
+    return mean
+
+
+def _values(known: bool, model: TensorModel, rows: Array) -> tuple[Array]:
+    with assume_wide(known):
+        return (model.circuit.log_values(model.parameters, rows),)

@@ -45,9 +45,9 @@ def write_arrays(
 
 
 def read_arrays(
-    path: str | os.PathLike[str], form: str, max_bytes: int
+    path: str | os.PathLike[str], form: str, max_bytes: int, fix: str = ""
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Undo `write_arrays`.
+    """Undo `write_arrays`; `fix` says what to do about a file of another format.
 
     Raises:
         ModelFileError: damaged, too large or of another format.
@@ -59,7 +59,9 @@ def read_arrays(
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict) or header.get("format") != form:
-        raise ModelFileError(name, None, f"a header with format {form}", "another or none")
+        got = header.get("format") if isinstance(header, dict) else None
+        got = "none" if got is None else show(repr(got))
+        raise ModelFileError(name, None, f"a header with format {form}", got, fix)
     if header.get("version") != _VERSION:
         got = show(repr(header.get("version")))
         fix = "update the package to read newer files"

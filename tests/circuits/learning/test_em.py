@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from klprojax.circuits.learning import AdamStep, EMStep, em_step, maximize
-from klprojax.circuits.tensor import TensorParameters, factorised_mixture, hclt, hidden_markov
+from klprojax.circuits.tensor import (
+    TensorModel,
+    TensorParameters,
+    factorised_mixture,
+    hclt,
+    hidden_markov,
+)
 
 CARDS = (2, 3, 2, 2)
 
@@ -90,26 +96,29 @@ def test_running_average_of_flows():
     step = EMStep(step_size=0.25, final_step_size=0.25, pseudocount=0.5, softening=0.0)
     first, second = jnp.asarray(data(1, rows=20)), jnp.asarray(data(2, rows=20))
     weights = jnp.r_[jnp.ones(15), jnp.zeros(5)]
-    state = step.init(circuit.init(0))
-    total, size = jnp.asarray(60.0), jnp.asarray(0.25)
-    _, f1 = circuit.flows(state.parameters, first[:15])
-    state, _ = step.update(circuit, state, first, weights, total, size)
-    _, f2 = circuit.flows(state.parameters, second)
-    state, _ = step.update(circuit, state, second, jnp.ones(20), total, size)
+    step = step.at(0, 1, 60)
+    model = TensorModel(circuit, circuit.init(0))
+    state = step.init(model)
+    _, f1 = circuit.flows(model.parameters, first[:15])
+    model, state, _ = step.update(model, state, first, None, weights, None)
+    _, f2 = circuit.flows(model.parameters, second)
+    model, state, info = step.update(model, state, second, None, jnp.ones(20), None)
     # Flows are scaled to 60 rows; a plain mean over rows so far: 20/35 is more than 0.25.
     wanted = jax.tree.map(lambda a, b: (a + b) * (60 / 35), f1, f2)
     for a, b in zip(jax.tree.leaves(state.flows), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(
-        state.parameters.log_root,
-        maximize(circuit, wanted, state.parameters, 0.5).log_root,
+        model.parameters.log_root,
+        maximize(circuit, wanted, model.parameters, 0.5).log_root,
         rtol=0, atol=1e-13,
     )  # fmt: skip
     # From then on the step size decides; 5 of 20 rows have a quarter of it.
     state = state._replace(seen=jnp.asarray(1e6))
-    _, f3 = circuit.flows(state.parameters, second[:5])
+    values, f3 = circuit.flows(model.parameters, second[:5])
     before = state.flows
-    state, _ = step.update(circuit, state, second, jnp.r_[jnp.ones(5), jnp.zeros(15)], total, size)
+    few = jnp.r_[jnp.ones(5), jnp.zeros(15)]
+    _, state, info = step.update(model, state, second, None, few, None)
+    np.testing.assert_allclose(info.loss, -np.mean(values), rtol=1e-14)
     wanted = jax.tree.map(lambda a, b: a * (15 / 16) + b * (12 / 16), before, f3)
     for a, b in zip(jax.tree.leaves(state.flows), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)

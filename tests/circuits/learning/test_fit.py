@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from klprojax.circuits.learning import AdamStep, EMStep, em_step, fit
-from klprojax.circuits.learning._fit import _mean
+from klprojax.circuits.learning._fit import _mean_of
 from klprojax.circuits.tensor import factorised_mixture, hclt, hidden_markov
 
 
@@ -30,8 +30,8 @@ def equal(a, b):
 @pytest.mark.parametrize("step", ["em", "adam"])
 def test_learns(step):
     result = fit(CIRCUIT, TRAIN, VALID, step=step, epochs=30, batch_size=32, seed=1)
-    start = _mean(CIRCUIT, CIRCUIT.init(1, rows=TRAIN), VALID, 32)
-    found = _mean(CIRCUIT, result.parameters, VALID, 32)
+    start = _mean_of(CIRCUIT, VALID, 32)(CIRCUIT.init(1, rows=TRAIN))
+    found = _mean_of(CIRCUIT, VALID, 32)(result.parameters)
     # Two clear clusters: the factorised start is worse by much more than this.
     assert found > start + 0.3
     best = result.history[result.best_epoch - 1]
@@ -62,7 +62,7 @@ def test_full_epochs_are_monotone_and_start_from_the_best():
     best = batches.history[batches.best_epoch - 1]["valid_log_likelihood"]
     first_full = mixed.history[4]["train_log_likelihood"]
     np.testing.assert_allclose(
-        first_full, _mean(CIRCUIT, batches.parameters, TRAIN, 90), rtol=0, atol=1e-12
+        first_full, _mean_of(CIRCUIT, TRAIN, 90)(batches.parameters), rtol=0, atol=1e-12
     )
     assert max(h["valid_log_likelihood"] for h in mixed.history) >= best
 

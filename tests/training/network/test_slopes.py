@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from klprojax.fitting._step import weighted_mean
 from klprojax.lifting import LayeredNetwork, delta_lift, exp_output, layer_messages
 from klprojax.training import CrossEntropy, SquaredError, projection_slopes
-from klprojax.training._step import weighted_mean
 
 from .._networks import BATCH, CASES, build, labels, quick_jit
 

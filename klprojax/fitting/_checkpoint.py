@@ -18,10 +18,12 @@ from jaxtyping import PyTree
 from ..graphs._files._archive import read_arrays, write_arrays
 from ..graphs._files._errors import ModelFileError
 
-_FORMAT = "klprojax-training-run"
+_FORMAT = "klprojax-run"
 # Two runs with the same settings agree on their first update to rounding, also on another machine;
 # another learning rate or loss shows at once.
 _FINGERPRINT_TOLERANCE = 1e-3
+# Compared otherwise than by equality; `Loop.refuse` decides about another length of the run.
+_COMPARED_ELSEWHERE = ("first_update", "epochs")
 
 
 def describe(thing: Any, above: tuple[Any, ...] = ()) -> Any:
@@ -74,8 +76,10 @@ def digest(tree: PyTree) -> str:
     return out.hexdigest()
 
 
-def same_fingerprint(found: Any, wanted: Sequence[float]) -> bool:
-    """Say whether two lists of numbers of a first update are of one run."""
+def same_fingerprint(found: Any, wanted: Sequence[float] | None) -> bool:
+    """Say whether two lists of numbers of a first update are of one run; None is of any."""
+    if found is None or wanted is None:
+        return True
     try:
         a, b = np.asarray(found, float), np.asarray(wanted, float)
     except (TypeError, ValueError):
@@ -103,19 +107,20 @@ def save(
 
 def load(
     path: str | os.PathLike[str], run: dict[str, Any], max_bytes: int
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Read a checkpoint of this run: how far it is, and its arrays for `fill`.
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndarray]]:
+    """Read a checkpoint of this run: what it is, how far it is, and its arrays for `fill`.
 
     Raises:
         ModelFileError: a damaged file.
         ValueError: a checkpoint of a run with other data or settings.
     """
     name = os.fspath(path)
-    header, arrays = read_arrays(path, _FORMAT, max_bytes)
+    fix = "a checkpoint of an earlier version cannot be gone on from; give another file"
+    header, arrays = read_arrays(path, _FORMAT, max_bytes, fix)
     found, wanted = header.get("run"), json.loads(json.dumps(run))
     if not isinstance(found, dict):
         found = {}
-    keys = [key for key in wanted if key != "first_update" and found.get(key) != wanted[key]]
+    keys = [k for k in wanted if k not in _COMPARED_ELSEWHERE and found.get(k) != wanted[k]]
     if not keys and not same_fingerprint(found.get("first_update"), wanted["first_update"]):
         keys = ["the first update (another optimiser, learning rate or loss?)"]
     if keys:
@@ -126,7 +131,7 @@ def load(
     at = header.get("at")
     if not isinstance(at, dict):
         raise ModelFileError(name, None, "the numbers of a run", "none")
-    return at, arrays
+    return found, at, arrays
 
 
 def fill(

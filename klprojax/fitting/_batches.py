@@ -58,11 +58,7 @@ class Batches:
 
     def updates(self, first: int, count: int) -> np.ndarray:
         """Row indices `[count, width]` of consecutive updates, across epochs."""
-        out = np.empty((count, self.width), np.int32)
-        done = 0
-        while done < count:
-            number, start = divmod(first + done, self.count)
-            part = self.epoch(number)[start : start + count - done]
-            out[done : done + len(part)] = part
-            done += len(part)
-        return out
+        numbers = range(first // self.count, -(-(first + count) // self.count))
+        rows = np.concatenate([self.epoch(number) for number in numbers])
+        start = first % self.count
+        return rows[start : start + count]

@@ -1,4 +1,4 @@
-"""What a training step is: the contract that the training loop and every step share."""
+"""What a step is: the contract that the loop and every step share."""
 
 import abc
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
@@ -24,7 +25,7 @@ class StepInfo(NamedTuple):
 
 
 class AbstractStep(eqx.Module):
-    """One update of a model from a batch; what `fit` repeats.
+    """One update of a model from a batch; what `fit` repeats, for networks and circuits alike.
 
     `update` is pure and jittable. Everything the next update needs is in the state, whose arrays
     keep their shapes and dtypes.
@@ -42,17 +43,19 @@ class AbstractStep(eqx.Module):
         x: PyTree,
         y: PyTree,
         weights: Float[Array, " batch"],
-        loss: Callable[[Any, Any], Array],
+        loss: Callable[[Any, Any], Array] | None,
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """Take a model and its state to the next ones.
 
         Args:
-            model: a callable on one sample; `jax.vmap(model)` takes the batch.
+            model: a network, callable on one sample, of which `jax.vmap(model)` takes the batch; or
+                a circuit with its parameters.
             state: of `init` or of the update before.
             x: inputs, leading axis `batch`.
-            y: targets, leading axis `batch`.
+            y: targets, leading axis `batch`; None for circuits.
             weights: 1 for a row, 0 for the padding of a short batch; every mean is weighted.
-            loss: an output factor `loss(outputs, y) -> [batch]`, in nats.
+            loss: an output factor `loss(outputs, y) -> [batch]`, in nats; None for circuits, whose
+                loss is minus the log-likelihood.
 
         Returns:
             The new model, the new state and a `StepInfo`.
@@ -76,3 +79,12 @@ def without_padding(targets: PyTree, weights: Float[Array, " batch"]) -> PyTree:
         return targets
     rows = jnp.where(weights > 0, jnp.arange(len(weights)), jnp.argmax(weights > 0))
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], targets)
+
+
+def apply_optimiser(
+    optimiser: optax.GradientTransformation, gradient: PyTree, state: PyTree, params: PyTree, **more
+) -> tuple[Any, PyTree]:
+    """Updates of an optax optimiser and its next state."""
+    # Optax mixes dtypes inside; strict promotion, if set, is for the rest.
+    with jax.numpy_dtype_promotion("standard"):
+        return optax.with_extra_args_support(optimiser).update(gradient, state, params, **more)

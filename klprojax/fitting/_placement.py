@@ -22,15 +22,11 @@ class Placement:
         return 1 if self.mesh is None else self.mesh.size
 
     def put(self, tree: PyTree, axis: int | None = None) -> PyTree:
-        """Send arrays to all devices: whole, or split along one axis."""
+        """Send the arrays of a tree to all devices: whole, or split along one axis."""
         if self.mesh is None:
             return tree
-        return jax.device_put(tree, self._sharding(axis))
-
-    def put_arrays(self, tree: PyTree) -> PyTree:
-        """Send the arrays of a tree, whole, to all devices."""
         arrays, rest = eqx.partition(tree, eqx.is_array)
-        return eqx.combine(self.put(arrays), rest)
+        return eqx.combine(jax.device_put(arrays, self._sharding(axis)), rest)
 
     def constrain(self, tree: PyTree, axis: int | None = None) -> PyTree:
         """Keep traced arrays whole on all devices, or split along one axis."""
@@ -45,6 +41,9 @@ class Placement:
         return NamedSharding(self.mesh, spec)
 
 
+HERE = Placement(None)
+
+
 def place(devices: Sequence[Any] | None) -> Placement:
     """Choose devices: those given, or all of this process.
 
@@ -56,5 +55,5 @@ def place(devices: Sequence[Any] | None) -> Placement:
     if devices is None:
         devices = jax.local_devices()
         if len(devices) == 1:
-            return Placement(None)
+            return HERE
     return Placement(Mesh(list(devices), ("batch",)))

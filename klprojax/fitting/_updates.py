@@ -1,0 +1,82 @@
+"""Many updates in one compiled loop."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+
+@eqx.filter_jit
+def run_updates(model, state, step, loss, data, order, count, where, good):
+    """Run `count` updates, the first rows of `order`; stop after one whose loss is not `good`.
+
+    Returns:
+        Model and state; losses `[len(order)]`, the stats of the last update, the updates done.
+    """
+    arrays, static = eqx.partition((model, state), eqx.is_array)
+    dtype = float_dtype(model)
+
+    def one(arrays: PyTree, rows: Array) -> tuple[PyTree, Any]:
+        model, state = eqx.combine(arrays, static)
+        if rows.shape[0] == 0:
+            x, y = data
+            weights = jnp.ones(jax.tree.leaves(x)[0].shape[0], dtype)
+        else:
+            index = jnp.maximum(rows, 0)
+            x, y = jax.tree.map(lambda leaf: leaf[index], data)
+            weights = (rows >= 0).astype(dtype)
+        x, y, weights = where.constrain((x, y, weights), 0)
+        model, state, info = step.update(model, state, x, y, weights, loss)
+        arrays, after = eqx.partition((model, state), eqx.is_array)
+        if not eqx.tree_equal(after, static):
+            raise ValueError(
+                f"{type(step).__name__}.update changed something that is not an array; keep in "
+                "the state only arrays that change."
+            )
+        return where.constrain(arrays), info
+
+    _, info = jax.eval_shape(one, arrays, order[0])
+    losses = jnp.zeros(order.shape[0], info.loss.dtype)
+    stats = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), info.stats)
+
+    def going(carry: Any) -> Array:
+        done, _, losses, _ = carry
+        return (done < count) & good(losses[jnp.maximum(done - 1, 0)])
+
+    def body(carry: Any) -> Any:
+        done, arrays, losses, _ = carry
+        arrays, info = one(arrays, order[done])
+        return done + 1, arrays, losses.at[done].set(info.loss), info.stats
+
+    start = (jnp.asarray(0, jnp.int32), arrays, losses, stats)
+    done, arrays, losses, stats = jax.lax.while_loop(going, body, start)
+    model, state = eqx.combine(arrays, static)
+    return model, state, losses, stats, done
+
+
+def float_dtype(model: PyTree) -> np.dtype:
+    """Floating-point type of a model: that of its first floating array."""
+    for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return np.dtype(leaf.dtype)
+    return np.dtype(jnp.zeros(()).dtype)
+
+
+def strong(tree: PyTree) -> PyTree:
+    """A tree without weak types, which the first update would make strong: compiled twice."""
+
+    def convert(leaf: Any) -> Any:
+        weak = getattr(leaf, "weak_type", False)
+        return jax.lax.convert_element_type(leaf, leaf.dtype) if weak else leaf
+
+    return jax.tree.map(convert, tree)
+
+
+@jax.jit
+def relative_distance(now: PyTree, past: PyTree) -> Array:
+    """Norm of the difference of two trees of arrays over that of the first."""
+    return optax.global_norm(jax.tree.map(jnp.subtract, now, past)) / optax.global_norm(now)
