@@ -103,7 +103,7 @@ NAMES = {
 
 # From the ground up: a module may import what stands on an earlier line, and its own package.
 LAYERS = (
-    {"_types", "_linear_solve", "_store", "_interrupted", "_sharding"},
+    {"_types", "_linear_solve", "_store", "_interrupted", "_sharding", "_tracing"},
     {"_solution", "_adjoint"},
     {"geometry"},
     {"graphs", "projections"},

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..lifting._python_values import no_python_values
+from .._tracing import no_python_values
 from ._batches import Batches
 from ._inputs import check_data, check_model, label_classes, to_arrays
 from ._outputs import CrossEntropy

@@ -11,7 +11,8 @@ import pytest
 from klprojax.lifting import LiftError
 from klprojax.training import CrossEntropy, Precisions
 from klprojax.training.network import LiftedNetwork, trace_network
-from klprojax.training.network._constraints import Dense, Mapped, Maximum, SumActivation
+from klprojax.training.network._bilinear import Dense, Mapped
+from klprojax.training.network._constraints import Maximum, SumActivation
 
 from .._networks import BATCH, CASES, build, labels, mlp
 
