@@ -379,6 +379,8 @@ class _Builder:
         others = [k for k in range(len(keys)) if k not in linear]
         if not all(_is_given(refs[k]) for k in others):
             raise self._error("rearranges by indices or conditions that depend on parameters")
+        if not eqn.params.get("unique_indices", True) and eqn.primitive.name == "scatter":
+            raise self._error("may write to one place twice; say unique_indices=True in .at[].set")
         constant = {k: refs[k].array for k in others if isinstance(refs[k], _Constant)}
         data = [k for k in others if k not in constant]
         indices = tuple(self._claim(keys[k]) for k in linear + data)

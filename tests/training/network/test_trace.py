@@ -197,7 +197,7 @@ def wrong_filter(inner, x):
         ),
         (looped, r"\(scan\) at test_trace\.py:\d+.*unrolled"),
         (lambda inner, x: inner(x)[jnp.argmax(inner(x))], r"\(argmax\) at test_trace\.py"),
-        (lambda inner, x: jnp.cumsum(inner(x)), r"\(cumsum\) at test_trace\.py"),
+        (lambda inner, x: jnp.cumprod(inner(x)), r"\(cumprod\) at test_trace\.py"),
         (
             lambda inner, x: jnp.exp(inner.weight) @ x,
             r"\(exp\) at test_trace\.py.*the parameter \.inner\.weight",
