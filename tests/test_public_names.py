@@ -315,6 +315,16 @@ def test_imports_point_down(path):
             assert level[target[0]] < level[own], target
 
 
+def test_jaxprs_are_read_in_one_room():
+    # Whoever walks through a jaxpr tells literals from variables; whoever opens calls names these.
+    readers = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in FILES
+        if re.search(r"\bjex\.Literal|call_jaxpr|fun_jaxpr", path.read_text())
+    }
+    assert readers == {"_tracing"}
+
+
 def test_imports_of_a_file_are_found(tmp_path, monkeypatch):
     path = PACKAGE / "graphs" / "_files" / "_example.py"
     text = "\n".join(

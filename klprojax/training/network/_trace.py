@@ -172,8 +172,9 @@ class _Builder:
         terms = ref.root.terms if isinstance(ref.root, _Sum) else (ref.root,)
         terms = tuple(map(self._batched, terms))
         if ref.kind == "smooth":
+            like = jax.ShapeDtypeStruct(ref.like.shape, ref.like.dtype)
             try:
-                jax.eval_shape(lambda x: jax.jvp(ref.function, (x,), (x,)), ref.like)
+                jax.eval_shape(lambda x: jax.jvp(ref.function, (x,), (x,)), like)
             except (NotImplementedError, ValueError, TypeError) as error:
                 raise self._error(f"reads a function without a derivative ({error})") from error
         rule = SumActivation(ref.function, ref.kind, len(terms), ref.options)
@@ -193,10 +194,8 @@ class _Builder:
 
     def _carrier(self, function: Any, indices: Any, shape: Any, squared: Any = None) -> int:
         """A linear map of all its inputs."""
-        shared, shapes = (
-            tuple(map(self._shared, indices)),
-            tuple(self.values[i].shape for i in indices),
-        )
+        values = [self.values[i] for i in indices]
+        shared, shapes = tuple(v.shared for v in values), tuple(v.shape for v in values)
         name = self.operation.equation.primitive.name
         return self._node(Carrier(function, shared, shapes, squared), tuple(indices), shape, name)
 

@@ -50,7 +50,7 @@ FUNCTIONS: dict[str, Callable] = {
     "clamp": lambda x: lax.clamp(0.3, x, 0.6),
     "integer_pow": lambda x: x**3,
     "reduce_precision": lambda x: lax.reduce_precision(x, 8, 10) * x,
-    "integers": lambda x: (10 * x).astype(jnp.int32).astype(x.dtype),
+    "integers": lambda x: x.astype(jnp.int32).astype(x.dtype),
     "real, complex": lambda x: jnp.real(product(x)),
     "imag, conj": lambda x: jnp.imag(jnp.conj(product(x))),
     "copy": lambda x: jnp.array(x, copy=True),
