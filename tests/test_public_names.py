@@ -108,7 +108,7 @@ NAMES = {
 
 # From the ground up: a module may import what stands on an earlier line, and its own package.
 LAYERS = (
-    {"_types", "_linear_solve", "_store", "_sharding"},
+    {"_types", "_linear_solve", "_store", "_sharding", "_tracing"},
     {"_solution", "_adjoint"},
     {"geometry"},
     {"graphs", "projections"},
@@ -318,6 +318,16 @@ def test_imports_point_down(path):
         assert target or own == "cli", "import the module that defines the name, not the top"
         if target and target[0] != own:
             assert level[target[0]] < level[own], target
+
+
+def test_jaxprs_are_read_in_one_room():
+    # Whoever walks through a jaxpr tells literals from variables; whoever opens calls names these.
+    readers = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in FILES
+        if re.search(r"\bjex\.Literal|call_jaxpr|fun_jaxpr", path.read_text())
+    }
+    assert readers == {"_tracing"}
 
 
 def test_imports_of_a_file_are_found(tmp_path, monkeypatch):

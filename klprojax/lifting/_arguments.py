@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._error import LiftError
+from .._tracing import LiftError
 
 
 def _is_array(leaf: Any) -> bool:

@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._activity import scan_carry_activity, scan_counts
-from ._error import LiftError
-from ._primitive import Psi, Replay
+from .._tracing import LiftError, Psi, Replay, scan_carry_activity, scan_counts
 from ._structure import Structure
 from ._sweeps import downward, upward
 

@@ -9,25 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._activity import inner_jaxpr
-from ._error import LiftError
-from ._primitive import Psi
+from .._tracing import BILINEAR, EXTREMA, LAYOUT, SUMS, LiftError, Psi, is_elementwise
 from ._structure import DeltaFactor, Structure
 
-# Primitives whose Jacobian in each argument is diagonal (given equal shapes).
-_ELEMENTWISE = frozenset(
-    """abs acos acosh add add_any asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt clamp
-    convert_element_type copy copy_p cos cosh digamma div erf erf_inv erfc exp exp2 expm1 floor
-    integer_pow lgamma log log1p logistic max min mul neg pow real reduce_precision rem round rsqrt
-    select_n sign sin sinh sqrt square sub tan tanh""".split()  # noqa: SIM905
-)
-# Linear primitives whose Jacobian has the entries 0 and 1 only, so that J∘J = J.
-_ROUTING = frozenset(
-    """broadcast_in_dim concatenate cumsum dynamic_slice expand_dims gather pad reduce_max
-    reduce_min reduce_sum reshape rev slice split squeeze stack tile transpose unstack""".split()  # noqa: SIM905
-)
-# Bilinear primitives in which every entry of the Jacobian is one entry of the other argument.
-_BILINEAR = frozenset({"dot_general", "conv_general_dilated"})
 # Above this many entries in a variable a dense second derivative is not formed.
 _DENSE_LIMIT = 4096
 
@@ -159,14 +143,15 @@ def _diagonal(
     x = jnp.asarray(inputs[position])
     name = factor.primitive
     shapes = {jet.value.shape for jet in jets}
-    if shapes == {x.shape} and is_elementwise(factor.equation):
+    if shapes == {x.shape} and is_elementwise(factor.equation, ("custom_jvp",)):
         log_message = _substituted(factor, position, inputs, jets, curved)
         return jax.jvp(jax.grad(log_message), (x,), (jnp.ones_like(x),))[1]
-    if name in _ROUTING or name in _BILINEAR:
+    # Entries of the Jacobian are 0 and 1, so that J∘J = J, or entries of the other argument.
+    if name in LAYOUT or name in SUMS or name in EXTREMA or name in BILINEAR:
         if all(jet.curvature is None for jet in jets):
             return jnp.zeros_like(x)
         operands = list(inputs)
-        if name in _BILINEAR:
+        if name in BILINEAR:
             other = 1 - position
             operands[other] = jnp.square(operands[other])
         psi = Psi(factor.equation)
@@ -184,25 +169,6 @@ def _diagonal(
             )
         )[0]
     return jnp.diagonal(_full(factor, position, inputs, jets, curved)).reshape(x.shape)
-
-
-def is_elementwise(equation: Any) -> bool:
-    """Say whether each output entry depends on one entry of every argument."""
-    name = equation.primitive.name
-    if name in _ELEMENTWISE:
-        return True
-    opened = inner_jaxpr(equation)
-    if opened is None and name == "custom_jvp_call":
-        opened = (equation.params["call_jaxpr"].jaxpr, ())
-    if opened is None:
-        return False
-    shape = tuple(equation.outvars[0].aval.shape)
-    return all(
-        is_elementwise(inner)
-        and all(tuple(v.aval.shape) in (shape, ()) for v in inner.invars)
-        and all(tuple(v.aval.shape) == shape for v in inner.outvars)
-        for inner in opened[0].eqns
-    )
 
 
 def as_matrix_shape(curvature: Any, value: Any, kind: str) -> Any:

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._tracing import no_python_values
 from ._outputs import log_output_slope
-from ._python_values import no_python_values
 
 
 class LayeredNetwork(eqx.Module):
@@ -149,13 +149,7 @@ def layer_messages(
 
     Reference: Corollary 3.4.
     """
-    us, activities = network.forward(x)
-
-    def top(a: Any, target: Any) -> tuple[Any, Any]:
-        z, pull = jax.vjp(lambda a: loss(a, target), a)
-        return z, pull(log_output_slope(phi, z))[0]
-
-    z, slope = jax.vmap(top)(activities[-1], y)
+    us, activities, z, slope = forward_and_seed(network, x, loss, y, phi)
     s_a, s_u = [slope], []
     for weight, activation, u in zip(
         reversed(network.weights), reversed(network.activations), reversed(us), strict=True
@@ -164,20 +158,26 @@ def layer_messages(
         s_a.append(s_u[-1] @ weight)
     s_a.reverse()
     s_u.reverse()
-    return assemble_layer_messages(network, z, us, activities, tuple(s_u), tuple(s_a))
-
-
-def assemble_layer_messages(
-    network: LayeredNetwork, z: Any, us: Any, activities: Any, s_u: Any, s_a: Any
-) -> LayerMessages:
-    """Add deltas and the parameter gradients `delta aᵀ` to the slopes of all layers."""
     delta = tuple(-s for s in s_u)
     weights = tuple(d.T @ a for d, a in zip(delta, activities[:-1], strict=True))
     biases = tuple(
         None if bias is None else jnp.sum(d, axis=0)
         for d, bias in zip(delta, network.biases, strict=True)
     )
-    return LayerMessages(z, us, activities, s_u, s_a, delta, weights, biases)
+    return LayerMessages(z, us, activities, tuple(s_u), tuple(s_a), delta, weights, biases)
+
+
+def forward_and_seed(
+    network: LayeredNetwork, x: Any, loss: Callable[[Any, Any], Any], y: Any, phi: Any
+) -> tuple[Any, Any, Any, Any]:
+    """Return `us, activities, z` and the slopes `∇ log φ(C(a_L, y))`, sample by sample."""
+
+    def top(a: Any, target: Any) -> tuple[Any, Any]:
+        z, pull = jax.vjp(lambda a: loss(a, target), a)
+        return z, pull(log_output_slope(phi, z))[0]
+
+    us, activities = network.forward(x)
+    return us, activities, *jax.vmap(top)(activities[-1], y)
 
 
 def _activation_rule(activation: Callable[[Any], Any], u: Any, slope: Any) -> Any:

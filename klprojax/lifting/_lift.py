@@ -11,11 +11,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Inexact
 
+from .._tracing import LiftError, no_python_values
 from ._arguments import Arguments
 from ._curvature import as_matrix_shape, curvature_sweep
-from ._error import LiftError
 from ._outputs import log_output_curvature, log_output_slope
-from ._python_values import no_python_values
 from ._results import Curvatures, Sensitivities, look_up
 from ._rules import lift_jaxpr
 from ._show import as_dot, as_networkx, as_table

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Inexact
 
-from ._python_values import no_python_values
+from .._tracing import no_python_values
 
 
 class ExpOutput(eqx.Module):

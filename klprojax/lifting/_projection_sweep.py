@@ -9,11 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._layered import LayeredNetwork, LayerMessages, assemble_layer_messages
-from ._outputs import log_output_slope
-from ._project_activation import project_activation
-from ._project_linear import project_linear_parameters
-from ._python_values import no_python_values
+from .._tracing import no_python_values
+from ._layered import LayeredNetwork, LayerMessages, forward_and_seed
+from .local import project_activation, project_linear_parameters
 
 
 @no_python_values("an activation, the loss or phi")
@@ -48,14 +46,8 @@ def projection_messages(
 
     Reference: Corollary 3.4.
     """
-    us, activities = network.forward(x)
+    us, activities, z, slope = forward_and_seed(network, x, loss, y, phi)
     stiff = 1 / jnp.asarray(precision_ratio, x.dtype)
-
-    def top(a: Any, target: Any) -> tuple[Any, Any]:
-        z, pull = jax.vjp(lambda a: loss(a, target), a)
-        return z, pull(log_output_slope(phi, z))[0]
-
-    z, slope = jax.vmap(top)(activities[-1], y)
     s_a, s_u, weights, biases = [slope], [], [], []
     for layer in reversed(range(len(network.weights))):
         activation, weight = network.activations[layer], network.weights[layer]
@@ -77,14 +69,6 @@ def projection_messages(
         biases.append(None if bias is None else -jnp.sum(projected.slope_bias, axis=0))
     for column in (s_a, s_u, weights, biases):
         column.reverse()
-    result = assemble_layer_messages(network, z, us, activities, tuple(s_u), tuple(s_a))
-    return LayerMessages(
-        result.z,
-        us,
-        activities,
-        result.s_u,
-        result.s_a,
-        result.delta,
-        tuple(weights),
-        tuple(biases),
-    )
+    delta = tuple(-s for s in s_u)
+    parameters = tuple(weights), tuple(biases)
+    return LayerMessages(z, us, activities, tuple(s_u), tuple(s_a), delta, *parameters)

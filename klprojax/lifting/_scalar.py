@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,45 +12,25 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend import core as jex
 
-from ._activity import inner_jaxpr, scan_counts
-from ._curvature import is_elementwise
-from ._error import LiftError
-from ._primitive import Psi
+from .._tracing import (
+    LAYOUT,
+    NUMPY,
+    RULES,
+    LiftError,
+    Psi,
+    interpret,
+    is_elementwise,
+    open_call,
+    scan_counts,
+)
 from ._structure import Structure
 
-# Primitives that only move entries about: they rename scalar nodes.
-_MOVES = frozenset(
-    """broadcast_in_dim concatenate copy copy_p dynamic_slice dynamic_update_slice expand_dims
-    gather pad reshape rev scatter slice split squeeze stack tile transpose unstack""".split()  # noqa: SIM905
-)
 # Reductions and the elementary operation that their tree is made of.
 _REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
     "reduce_sum": np.add,
     "reduce_max": np.maximum,
     "reduce_min": np.minimum,
     "reduce_prod": np.multiply,
-}
-
-# Elementary operations that NumPy evaluates too: nothing to compile for each new shape.
-_NUMPY: dict[str, Callable[..., Any]] = {
-    "abs": np.abs,
-    "add": np.add,
-    "add_any": np.add,
-    "cos": np.cos,
-    "div": np.divide,
-    "exp": np.exp,
-    "expm1": np.expm1,
-    "log": np.log,
-    "log1p": np.log1p,
-    "max": np.maximum,
-    "min": np.minimum,
-    "mul": np.multiply,
-    "neg": np.negative,
-    "sin": np.sin,
-    "sqrt": np.sqrt,
-    "square": np.square,
-    "sub": np.subtract,
-    "tanh": np.tanh,
 }
 
 
@@ -205,21 +186,14 @@ def scalarize(
 def _run(
     scalars: Scalars, jaxpr: Any, consts: Sequence[Any], args: Sequence[Cells], place: str
 ) -> list[Cells]:
-    env: dict[Any, Cells] = {
-        var: Cells(None, jnp.asarray(value))
-        for var, value in zip(jaxpr.constvars, consts, strict=True)
-    }
-    env.update(zip(jaxpr.invars, args, strict=True))
+    places = itertools.count()
 
-    def read(atom: Any) -> Cells:
-        return Cells(None, jnp.asarray(atom.val)) if isinstance(atom, jex.Literal) else env[atom]
+    def apply(eqn: Any, operands: list[Cells]) -> list[Cells]:
+        inside = f"{place} > equation {next(places)} ({eqn.primitive.name})"
+        return _apply(scalars, eqn, operands, inside)
 
-    for number, eqn in enumerate(jaxpr.eqns):
-        inside = f"{place} > equation {number} ({eqn.primitive.name})"
-        env.update(
-            zip(eqn.outvars, _apply(scalars, eqn, list(map(read, eqn.invars)), inside), strict=True)
-        )
-    return [read(atom) for atom in jaxpr.outvars]
+    known = [Cells(None, jnp.asarray(value)) for value in consts]
+    return interpret(jaxpr, known, args, apply, lambda v: Cells(None, jnp.asarray(v.val)))
 
 
 def _apply(scalars: Scalars, eqn: Any, operands: list[Cells], place: str) -> list[Cells]:
@@ -227,11 +201,8 @@ def _apply(scalars: Scalars, eqn: Any, operands: list[Cells], place: str) -> lis
     psi = Psi(eqn)
     if all(cells.nodes is None for cells in operands) or name == "stop_gradient":
         return [Cells(None, y) for y in psi(*(jnp.asarray(cells.values) for cells in operands))]
-    opened = inner_jaxpr(eqn)
-    if opened is None and name in ("custom_jvp_call", "custom_vjp_call"):
-        # No derivative is taken here, so the function itself is what counts, not its rule.
-        call = eqn.params["call_jaxpr"]
-        opened = (call.jaxpr, call.consts)
+    # No derivative is taken here, so a function itself is what counts, not its rule.
+    opened = open_call(eqn, RULES)
     if opened is not None:
         return _run(scalars, *opened, operands, place)
     if name == "scan":
@@ -242,25 +213,27 @@ def _apply(scalars: Scalars, eqn: Any, operands: list[Cells], place: str) -> lis
         return _run(scalars, branch.jaxpr, branch.consts, operands[1:], place)
     if name == "while":
         return _loop(scalars, eqn, operands, place)
-    if name == "convert_element_type" and jnp.issubdtype(eqn.params["new_dtype"], jnp.inexact):
-        return [Cells(operands[0].nodes, psi(jnp.asarray(operands[0].values))[0])]
-    if not any(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in eqn.outvars):
+    types = [v.aval.dtype for v in eqn.outvars]
+    if not any(jnp.issubdtype(kind, jnp.inexact) for kind in types):
         return [Cells(None, y) for y in psi(*(jnp.asarray(cells.values) for cells in operands))]
-    if name == "select_n" and operands[0].nodes is None:
-        return [_select(operands)]
-    if name in _MOVES:
-        return _move(psi, operands)
-    if name in _REDUCTIONS:
-        return [_reduce(scalars, eqn, operands[0])]
-    if name == "dot_general":
-        return [_dot(scalars, eqn, *operands)]
-    if name in _NUMPY:
-        return [scalars.elementwise(_NUMPY[name], operands)]
-    if is_elementwise(eqn):
-        return [scalars.elementwise(lambda *args: psi(*map(jnp.asarray, args))[0], operands)]
+    if not any(jnp.issubdtype(kind, jnp.complexfloating) for kind in types):
+        if name == "convert_element_type":
+            return [Cells(operands[0].nodes, psi(jnp.asarray(operands[0].values))[0])]
+        if name == "select_n" and operands[0].nodes is None:
+            return [_select(operands)]
+        if name in LAYOUT:
+            return _move(psi, operands)
+        if name in _REDUCTIONS:
+            return [_reduce(scalars, eqn, operands[0])]
+        if name == "dot_general":
+            return [_dot(scalars, eqn, *operands)]
+        if name in NUMPY:
+            return [scalars.elementwise(NUMPY[name], operands)]
+        if is_elementwise(eqn, RULES):
+            return [scalars.elementwise(lambda *args: psi(*map(jnp.asarray, args))[0], operands)]
     raise LiftError(
-        "the primitive has no elementary form on scalars; write it with elementwise functions, sums"
-        " and products, or use the jets of DeltaLift.sensitivities",
+        "the primitive has no elementary form on real scalars; write it with elementwise functions,"
+        " sums and products, or use the jets of DeltaLift.sensitivities",
         place,
     )
 

@@ -8,10 +8,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jax.extend import core as jex
 
-from ._activity import equation_activity, inner_jaxpr, is_inexact
-from ._error import LiftError
+from .._tracing import FlatProgram, LiftError, equation_activity, is_inexact
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,52 +113,6 @@ class Structure:
         )
 
 
-class _Draft:
-    def __init__(self) -> None:
-        self.variables: list[Variable] = []
-        self.equations: list[tuple[Any, tuple[int, ...], tuple[int, ...], str]] = []
-        self.constants: dict[int, Any] = {}
-        self.literals: dict[int, Any] = {}
-
-    def variable(
-        self, aval: Any, kind: str, name: str | None = None, producer: int | None = None
-    ) -> int:
-        index = len(self.variables)
-        shape, dtype = tuple(getattr(aval, "shape", ())), str(getattr(aval, "dtype", aval))
-        name = f"v{index}" if name is None else name
-        self.variables.append(Variable(index, kind, name, shape, dtype, producer))
-        return index
-
-    def read(self, atom: Any, env: dict[Any, int]) -> int:
-        if not isinstance(atom, jex.Literal):
-            return env[atom]
-        index = self.variable(atom.aval, "literal", str(np.asarray(atom.val)))
-        self.literals[index] = atom.val
-        return index
-
-    def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[int], path: str) -> list[int]:
-        env: dict[Any, int] = dict(zip(jaxpr.invars, args, strict=True))
-        for var, value in zip(jaxpr.constvars, consts, strict=True):
-            env[var] = self.variable(var.aval, "constant")
-            self.constants[env[var]] = value
-        for eqn in jaxpr.eqns:
-            inputs = tuple(self.read(atom, env) for atom in eqn.invars)
-            stack = str(eqn.source_info.name_stack)
-            here = "/".join(part for part in (path, stack) if part)
-            inner = inner_jaxpr(eqn)
-            if inner is not None:
-                name = eqn.params.get("name") or eqn.primitive.name
-                outputs = self.run(inner[0], inner[1], inputs, "/".join(filter(None, (here, name))))
-            else:
-                number = len(self.equations)
-                outputs = [
-                    self.variable(var.aval, "intermediate", producer=number) for var in eqn.outvars
-                ]
-                self.equations.append((eqn, inputs, tuple(outputs), here))
-            env.update(zip(eqn.outvars, outputs, strict=True))
-        return [self.read(atom, env) for atom in jaxpr.outvars]
-
-
 MakeRule = Callable[[Any, tuple[int, ...], tuple[bool, ...], str], Any]
 
 
@@ -190,17 +142,10 @@ def build_structure(
     Raises:
         LiftError: an equation has side effects, or messages must pass through one without a rule.
     """
-    jaxpr, draft = closed.jaxpr, _Draft()
-    labels = names or [f"input {i}" for i in range(len(jaxpr.invars))]
-    inputs = [
-        draft.variable(var.aval, "input" if live else "clamped", label)
-        for var, live, label in zip(jaxpr.invars, active, labels, strict=True)
-    ]
-    outputs = draft.run(jaxpr, closed.consts, inputs, "")
-
-    live = {index for index, flag in zip(inputs, active, strict=True) if flag}
+    program = FlatProgram(closed, active)
+    live = {index for index, flag in zip(program.inputs, active, strict=True) if flag}
     flags_of: list[list[bool]] = []
-    for number, (eqn, sources, targets, _) in enumerate(draft.equations):
+    for number, (eqn, sources, targets, _) in enumerate(program.equations):
         if eqn.effects:
             names_of_effects = ", ".join(sorted(type(e).__name__ for e in eqn.effects))
             raise LiftError(
@@ -212,10 +157,12 @@ def build_structure(
         flags_of.append(flags)
         live.update(index for index, flag in zip(targets, flags, strict=True) if flag)
 
+    outputs = program.outputs
     wanted = {index for index, flag in zip(outputs, needed, strict=True) if flag and index in live}
     factors: list[DeltaFactor] = []
-    for number in reversed(range(len(draft.equations))):
-        eqn, sources, targets, path = draft.equations[number]
+    for number in reversed(range(len(program.equations))):
+        one = program.equations[number]
+        eqn, sources, targets, _ = one
         sends = tuple(
             flag and index in wanted for index, flag in zip(targets, flags_of[number], strict=True)
         )
@@ -227,17 +174,38 @@ def build_structure(
                 if source in live and is_inexact(atom.aval)
             )
             wanted.update(sources[position] for position in receives)
-        place = f"{where}equation {number} ({eqn.primitive.name})"
-        rule = make_rule(eqn, receives, sends, place)
-        factors.append(
-            DeltaFactor(number, eqn.primitive.name, sources, targets, receives, path, eqn, rule)
-        )
+        name = eqn.primitive.name
+        rule = make_rule(eqn, receives, sends, f"{where}equation {number} ({name})")
+        factors.append(DeltaFactor(number, name, sources, targets, receives, one.path, eqn, rule))
     structure = Structure(
-        tuple(draft.variables),
+        _variables(program, active, names),
         tuple(reversed(factors)),
-        tuple(inputs),
+        tuple(program.inputs),
         tuple(outputs),
-        tuple(draft.constants),
-        draft.literals,
+        tuple(program.constants),
+        program.literals,
     )
-    return structure, tuple(draft.constants.values())
+    return structure, tuple(program.constants.values())
+
+
+def _variables(
+    program: FlatProgram, active: Sequence[bool], names: Sequence[str] | None
+) -> tuple[Variable, ...]:
+    labels = names or [f"input {i}" for i in range(len(program.inputs))]
+    known = {
+        index: ("input" if live else "clamped", label, None)
+        for index, live, label in zip(program.inputs, active, labels, strict=True)
+    }
+    known |= {index: ("constant", f"v{index}", None) for index in program.constants}
+    known |= {i: ("literal", str(np.asarray(v)), None) for i, v in program.literals.items()}
+    known |= {
+        index: ("intermediate", f"v{index}", number)
+        for number, one in enumerate(program.equations)
+        for index in one.outputs
+    }
+    variables = []
+    for index, aval in enumerate(program.avals):
+        kind, name, producer = known[index]
+        shape, dtype = tuple(getattr(aval, "shape", ())), str(getattr(aval, "dtype", aval))
+        variables.append(Variable(index, kind, name, shape, dtype, producer))
+    return tuple(variables)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._tracing import no_python_values
 from ..fitting._means import Means
 from ..fitting._placement import Placement, place
-from ..lifting._python_values import no_python_values
 from ._inputs import check_data, check_model, label_classes, to_arrays
 from ._outputs import CrossEntropy
 

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._tracing import LiftError, no_python_values
 from ..fitting._updates import float_dtype
-from ..lifting import LiftError
-from ..lifting._python_values import no_python_values
 from ._outputs import AbstractOutputFactor
 
 

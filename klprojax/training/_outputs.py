@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from .local import cross_entropy_proximal
+from ..lifting.local import cross_entropy_proximal
 
 
 class AbstractOutputFactor(eqx.Module):

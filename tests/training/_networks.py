@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from klprojax.training.local import quantise
+from klprojax.lifting.local import quantise
 
 BATCH = 4
 # Compilation dominates; less optimised code computes the same numbers. Not for use inside jit.

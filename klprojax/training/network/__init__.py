@@ -1,6 +1,6 @@
 """Networks as factor graphs: a traced Equinox model, one local constraint a layer operation."""
 
-from ._constraints import AbstractConstraint as AbstractConstraint
+from ._constraints import AbstractLocalConstraint as AbstractLocalConstraint
 from ._graph import NetworkGraph as NetworkGraph
 from ._graph import Node as Node
 from ._messages import LiftedNetwork as LiftedNetwork

@@ -99,7 +99,7 @@ class NetworkGraph:
         for node in self.nodes:
             behind = set().union(*(sources.get(index, set()) for index in node.inputs))
             if node.rule.carries:
-                sources[node.output] = behind
+                sources[node.output] = behind if self.values[node.output].movable else set()
                 continue
             here = ("node", node.index)
             edges.setdefault(here, set())

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._outputs import AbstractOutputFactor
-from ._constraints import Bilinear, Spread
+from ._bilinear import Bilinear
+from ._carriers import Spread
 from ._graph import NetworkGraph, Node
 
 

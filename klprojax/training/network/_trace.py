@@ -1,6 +1,5 @@
 """Reading an Equinox model: its jaxpr becomes a graph of local constraints."""
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,69 +9,69 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
-from ...lifting import LiftError
-from ...lifting._activity import inner_jaxpr
-from ...lifting._primitive import Psi
-from ...lifting._python_values import is_machinery, no_python_values
-from ._constraints import Carrier, Dense, Mapped, Maximum, Spread, SumActivation, Total
+from ..._tracing import (
+    BILINEAR,
+    ELEMENTWISE,
+    EXTREMA,
+    LAYOUT,
+    RULES,
+    SUMS,
+    FlatEquation,
+    FlatProgram,
+    LiftError,
+    evaluate,
+    interpret,
+    is_elementwise,
+    no_python_values,
+    open_call,
+    user_line,
+)
+from ._bilinear import Dense, Mapped
+from ._carriers import Carrier, Cut, Spread
+from ._constraints import EntrySums, Maximum, SumActivation
 from ._graph import NetworkGraph, Node, Value
 
-# Linear maps of one argument whose output entries are entries of the input, or zero.
-_CARRIERS = frozenset(
-    {
-        *("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev"),
-        *("neg", "copy", "dynamic_slice", "gather", "convert_element_type", "reduce_precision"),
-    }
-)
-_ELEMENTWISE = frozenset(
-    {
-        *("abs", "neg", "sign", "exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh", "sin"),
-        *("cos", "sqrt", "rsqrt", "cbrt", "square", "integer_pow", "pow", "erf", "erfc", "atan"),
-        *("sinh", "cosh", "asinh", "add", "sub", "mul", "div", "max", "min", "select_n", "clamp"),
-        *("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "floor", "ceil", "round"),
-        *("quantise", "stop_gradient", "convert_element_type", "copy", "add_any", "is_finite"),
-    }
-)
+# Elementwise maps that are linear, with coefficients of absolute value 1.
+_SIGNED = frozenset({"convert_element_type", "copy", "copy_p", "neg", "reduce_precision"})
 
 
-class _Constant:
+class _Constant(NamedTuple):
     """A value known at trace time."""
 
-    def __init__(self, array: Any):
-        self.array, self.shape = array, jnp.shape(array)
+    array: Any
 
 
-class _Given:
+class _Given(NamedTuple):
     """A value that depends on the data alone."""
 
-    def __init__(self, key: int, shape: tuple[int, ...]):
-        self.key, self.shape = key, shape
 
-
-class _Sum:
+class _Sum(NamedTuple):
     """A sum of values that no constraint has claimed yet."""
 
-    def __init__(self, terms: tuple[int, ...]):
-        self.terms = terms
+    terms: tuple[int, ...]
 
 
-class _Function:
+class _Function(NamedTuple):
     """An elementwise function of a value or sum that no constraint has claimed yet."""
 
-    def __init__(self, root: Any, function: Callable[[Any], Any], kind: str, options: Any = None):
-        self.root, self.function, self.kind, self.options = root, function, kind, options
+    root: Any
+    like: Any  # type of the root
+    function: Callable[[Any], Any]
+    kind: str
+    options: Any = None
 
 
 def trace_network(model: Callable[..., Any], x: PyTree) -> tuple[NetworkGraph, tuple[Array, ...]]:
     """Open a model up into values, local constraints and maps that carry messages.
 
-    Supported: matrix products and convolutions of activations with parameters, products of two
-    activations, sums, elementwise functions, maxima, and every rearrangement (reshape, slice,
-    concatenation, lookup in an embedding table). Whatever is computed from the data alone may use
-    any operation. Loops must be unrolled.
+    Supported: matrix products and convolutions of activations with parameters, products and
+    quotients of two activations, sums, all elementwise functions that have a delta lift, maxima and
+    minima, and every rearrangement (reshape, slice, concatenation, stack, lookup in an embedding
+    table, choice by a mask). Whatever is computed from the data alone may use any operation. Loops
+    must be unrolled. A function with a rule of `custom_jvp` keeps it; one with a rule of
+    `custom_vjp` is read as what it computes. Through `stop_gradient` values pass but no messages.
 
     Args:
         model: a callable Equinox module on one sample.
@@ -105,99 +104,27 @@ def trace_network(model: Callable[..., Any], x: PyTree) -> tuple[NetworkGraph, t
     return _Builder(closed, paths).graph, tuple(leaves)
 
 
-class _Operation(NamedTuple):
-    """An equation with numbers for its variables: equal functions called twice stay apart."""
-
-    equation: Any
-    inputs: tuple[Any, ...]
-    outputs: tuple[int, ...]
-    calls: tuple[Any, ...]  # equations of the calls around it, the innermost first
-
-
-class _Program:
-    """A jaxpr with its calls opened up, except elementwise functions of one parameter-dependent
-    array, which stay whole."""
-
-    def __init__(self, closed: Any, parameters: int):
-        self.operations: list[_Operation] = []
-        self.constants: dict[int, Any] = {}
-        self.count = 0
-        self.live: set[int] = set()
-        jaxpr = closed.jaxpr
-        self.inputs = [self._new() for _ in jaxpr.invars]
-        self.live.update(self.inputs[:parameters])
-        self.outputs = self._run(jaxpr, closed.consts, self.inputs, ())
-        self._drop_unread()
-        self.uses = Counter(
-            key for op in self.operations for key in op.inputs if isinstance(key, int)
-        )
-        self.uses.update(key for key in self.outputs if isinstance(key, int))
-
-    def _new(self) -> int:
-        self.count += 1
-        return self.count
-
-    def _drop_unread(self) -> None:
-        """Leave out the operations that the output does not depend on."""
-        read, kept = set(self.outputs), []
-        for operation in reversed(self.operations):
-            if not read.isdisjoint(operation.outputs):
-                read.update(operation.inputs)
-                kept.append(operation)
-        self.operations = kept[::-1]
-
-    def _run(self, jaxpr: Any, consts: Any, arguments: Any, calls: Any) -> list[Any]:
-        env = dict(zip(jaxpr.invars, arguments, strict=True))
-        for var, array in zip(jaxpr.constvars, consts, strict=True):
-            env[var] = self._new()
-            self.constants[env[var]] = array
-
-        def read(atom: Any) -> Any:
-            return (
-                env[atom]
-                if _is_variable(atom)
-                else _Constant(np.asarray(atom.val, atom.aval.dtype))
-            )
-
-        for eqn in jaxpr.eqns:
-            inputs = tuple(read(atom) for atom in eqn.invars)
-            live = {key for key in inputs if isinstance(key, int) and key in self.live}
-            inner = _opened(eqn)
-            whole = len(live) == 1 and len(eqn.outvars) == 1 and _is_elementwise(eqn)
-            if inner is not None and not whole:
-                outputs = self._run(*inner, inputs, (eqn, *calls))
-            else:
-                outputs = [self._new() for _ in eqn.outvars]
-                if live:
-                    self.live.update(outputs)
-                self.operations.append(_Operation(eqn, inputs, tuple(outputs), calls))
-            env.update(zip(eqn.outvars, outputs, strict=True))
-        return [read(atom) for atom in jaxpr.outvars]
-
-
 class _Builder:
-    calls: tuple[Any, ...] = ()  # around the operation that is being read
-
     def __init__(self, closed: Any, paths: list[str]):
         self.values: list[Value] = []
         self.nodes: list[Node] = []
-        self.env: dict[int, Any] = {}
-        self.claimed_given: dict[Any, int] = {}
-        self.data_operations: list[_Operation] = []
-        self.program = _Program(closed, len(paths))
-        invars = closed.jaxpr.invars
-        for key, array in self.program.constants.items():
-            self.env[key] = _Constant(array)
-        keys = self.program.inputs
-        for key, var, name in zip(keys, invars, paths, strict=False):
-            self.env[key] = self._value(var.aval.shape, True, "parameter", name, True)
-        parameters = tuple(self.env[key] for key in keys[: len(paths)])
-        self.inputs = keys[len(paths) :]
-        for key, var in zip(self.inputs, invars[len(paths) :], strict=True):
-            self.env[key] = _Given(key, var.aval.shape)
-        for operation in self.program.operations:
-            self._operation(operation)
-        output = self._claim(self.program.outputs[0])
+        self.claimed_given: dict[int, int] = {}
+        self.data_operations: list[FlatEquation] = []
+        self.program = FlatProgram(closed, [True] * len(closed.jaxpr.invars), RULES, _stays_whole)
+        operations, outputs = self.program.needed(), self.program.outputs
+        self.uses = Counter([*outputs, *(key for one in operations for key in one.inputs)])
+        self.env: dict[int, Any] = {k: _Constant(a) for k, a in self.program.constants.items()}
+        for key, value in self.program.literals.items():
+            self.env[key] = _Constant(np.asarray(value, self.program.avals[key].dtype))
+        keys = self.program.inputs[: len(paths)]
+        for key, name in zip(keys, paths, strict=True):
+            self.env[key] = self._value(self._shape(key), True, "parameter", name, True)
+        parameters = tuple(self.env[key] for key in keys)
+        self.inputs = self.program.inputs[len(paths) :]
+        self.env.update(dict.fromkeys(self.inputs, _Given()))
+        for self.operation in operations:
+            self._read_operation()
+        output = self._claim(outputs[0])
         if self.values[output].shared:
             raise LiftError("the model's output does not depend on its input")
         self.graph = NetworkGraph(
@@ -211,198 +138,221 @@ class _Builder:
 
     # The graph under construction.
 
+    def _shape(self, key: int) -> tuple[int, ...]:
+        return self.program.avals[key].shape
+
     def _value(self, shape: Any, shared: bool, kind: str, name: str, movable: bool) -> int:
         self.values.append(Value(len(self.values), tuple(shape), shared, kind, name, movable))
         return len(self.values) - 1
 
     def _node(self, rule: Any, inputs: tuple[int, ...], shape: Any, name: str) -> int:
         shared = all(self.values[i].shared for i in inputs) and not isinstance(rule, Spread)
-        movable = any(self.values[i].movable for i in inputs)
+        movable = any(self.values[i].movable for i in inputs) and not isinstance(rule, Cut)
         output = self._value(shape, shared, "result", name, movable)
         self.nodes.append(Node(len(self.nodes), rule, inputs, output))
         return output
 
-    def _claim(self, key: Any) -> int:
+    def _claim(self, key: int) -> int:
         """The value of a variable, making the constraint that computes it if need be."""
-        ref = self._read(key)
+        ref = self.env[key]
         if isinstance(ref, int):
             return ref
         if isinstance(ref, _Constant | _Given):
-            name = ref.key if isinstance(ref, _Given) else ref
-            if name not in self.claimed_given:
-                self.claimed_given[name] = self._value(ref.shape, False, "given", "data", False)
-            return self.claimed_given[name]
-        if isinstance(ref, _Sum):
-            index = self._sum(ref, lambda s: s, "identity", None)
-        else:
-            root = ref.root if isinstance(ref.root, _Sum) else _Sum((ref.root,))
-            index = self._sum(root, ref.function, ref.kind, ref.options)
-        self.env[key] = index
-        return index
+            if key not in self.claimed_given:
+                shape = self._shape(key)
+                self.claimed_given[key] = self._value(shape, False, "given", "data", False)
+            return self.claimed_given[key]
+        if not _is_real(self.program.avals[key]):
+            kind = self.program.avals[key].dtype
+            raise self._error(f"reads values of type {kind}; messages need real numbers")
+        self.env[key] = self._sum(ref if isinstance(ref, _Function) else self._identity(key))
+        return self.env[key]
 
-    def _sum(self, ref: _Sum, function: Any, kind: str, options: Any) -> int:
-        terms = tuple(self._batched(i) for i in ref.terms)
-        rule = SumActivation(function, kind, len(terms), options)
-        return self._node(rule, terms, self.values[terms[0]].shape, kind)
+    def _sum(self, ref: _Function) -> int:
+        terms = ref.root.terms if isinstance(ref.root, _Sum) else (ref.root,)
+        terms = tuple(map(self._batched, terms))
+        if ref.kind == "smooth":
+            like = jax.ShapeDtypeStruct(ref.like.shape, ref.like.dtype)
+            try:
+                jax.eval_shape(lambda x: jax.jvp(ref.function, (x,), (x,)), like)
+            except (NotImplementedError, ValueError, TypeError) as error:
+                raise self._error(f"reads a function without a derivative ({error})") from error
+        rule = SumActivation(ref.function, ref.kind, len(terms), ref.options)
+        return self._node(rule, terms, ref.like.shape, ref.kind)
+
+    def _identity(self, key: int) -> _Function:
+        return _Function(self.env[key], self.program.avals[key], _same, "identity")
 
     def _batched(self, index: int) -> int:
-        value = self.values[index]
-        if not value.shared:
+        if not self._shared(index):
             return index
-        return self._node(Spread(value.shape), (index,), value.shape, "spread")
+        shape = self.values[index].shape
+        return self._node(Spread(shape), (index,), shape, "spread")
+
+    def _shared(self, index: int) -> bool:
+        return self.values[index].shared
+
+    def _carrier(self, function: Any, indices: Any, shape: Any, squared: Any = None) -> int:
+        """A linear map of all its inputs."""
+        values = [self.values[i] for i in indices]
+        shared, shapes = tuple(v.shared for v in values), tuple(v.shape for v in values)
+        name = self.operation.equation.primitive.name
+        return self._node(Carrier(function, shared, shapes, squared), tuple(indices), shape, name)
 
     def _evaluate_given(self, x: Any) -> tuple[Any, ...]:
         def one(*samples: Any) -> tuple[Any, ...]:
-            env = dict(zip(self.inputs, samples, strict=True))
+            env = {k: ref.array for k, ref in self.env.items() if isinstance(ref, _Constant)}
+            env.update(zip(self.inputs, samples, strict=True))
             for operation in self.data_operations:
-                arguments = [
-                    ref.array if isinstance(ref := self._read(key), _Constant) else env[key]
-                    for key in operation.inputs
-                ]
-                env.update(
-                    zip(operation.outputs, _bind(operation.equation, arguments), strict=True)
-                )
-            return tuple(
-                name.array if isinstance(name, _Constant) else env[name]
-                for name in self.claimed_given
-            )
+                found = evaluate(operation.equation, [env[key] for key in operation.inputs])
+                env.update(zip(operation.outputs, found, strict=True))
+            return tuple(env[key] for key in self.claimed_given)
 
         return jax.vmap(one)(*jax.tree.leaves(x))
 
     # Reading the program.
 
-    def _read(self, key: Any) -> Any:
-        return key if isinstance(key, _Constant) else self.env[key]
-
-    def _operation(self, operation: _Operation) -> None:
-        eqn, keys, outputs, self.calls = operation
-        refs = [self._read(key) for key in keys]
+    def _read_operation(self) -> None:
+        eqn, keys, outputs, _ = self.operation
+        refs = [self.env[key] for key in keys]
         if all(isinstance(ref, _Constant) for ref in refs):
-            made: list[Any] = [_Constant(a) for a in _bind(eqn, [ref.array for ref in refs])]
-        elif all(isinstance(ref, _Constant | _Given) for ref in refs):
-            self.data_operations.append(operation)
-            shapes = [var.aval.shape for var in eqn.outvars]
-            made = [_Given(key, shape) for key, shape in zip(outputs, shapes, strict=True)]
-        elif eqn.primitive.name == "split":
-            made = [self._carry(eqn, keys, part) for part in range(len(outputs))]
+            made: Any = map(_Constant, evaluate(eqn, [ref.array for ref in refs]))
+        elif all(map(_is_given, refs)):
+            self.data_operations.append(self.operation)
+            made = [_Given()] * len(outputs)
+        elif len(outputs) > 1 and eqn.primitive.name in LAYOUT:
+            made = [self._carry(k) if self.uses[key] else None for k, key in enumerate(outputs)]
         else:
-            made = [self._constraint(eqn, keys, refs)]
+            made = [self._constraint()]
         self.env.update(zip(outputs, made, strict=True))
 
-    def _constraint(self, eqn: Any, keys: Any, refs: list[Any]) -> Any:
+    def _constraint(self) -> Any:
+        eqn, keys, outputs, _ = self.operation
         name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
-        found = self._elementwise(eqn, keys)
+        refs = [self.env[key] for key in keys]
+        if name == "stop_gradient" and isinstance(refs[0], int) and self._shared(refs[0]):
+            return self._node(Cut(shape), (refs[0],), shape, name)
+        found = self._elementwise()
         if found is not None:
             return found
         if name in ("add", "add_any", "sub"):
-            return self._add(eqn, keys, name == "sub")
-        if name == "mul":
-            return self._multiply(eqn, keys, jnp.multiply)
-        if name in ("dot_general", "conv_general_dilated"):
-            return self._multiply(eqn, keys, lambda *args: _bind(eqn, args)[0])
-        if name in ("reduce_max", "reduce_sum"):
+            return self._add(name == "sub")
+        if name == "mul" or name in BILINEAR:
+            return self._multiply(list(map(self._claim, keys)))
+        if name == "div":
+            return self._divide()
+        if name in SUMS:
             index = self._batched(self._claim(keys[0]))
-            axes = tuple(eqn.params["axes"])
-            rule: Any = Total(axes)
-            if name == "reduce_max":
-                rule = Maximum(axes, len(self.values[index].shape))
+            rule: Any = EntrySums(lambda a: evaluate(eqn, [a])[0], self.values[index].shape)
             return self._node(rule, (index,), shape, name)
-        if name in ("concatenate", "pad") or (
-            name in _CARRIERS and not isinstance(refs[0], _Constant | _Given)
-        ):
-            return self._carry(eqn, keys)
+        pair = name in ("max", "min") and self._shape(keys[0]) == self._shape(keys[1])
+        if name in EXTREMA or pair:
+            indices = [self._batched(self._claim(key)) for key in keys]
+            axes = tuple(eqn.params.get("axes", (0,)))
+            if pair:
+                indices = [self._carrier(lambda *x: jnp.stack(x), indices, (2, *shape))]
+            rule = Maximum(axes, len(self.values[indices[0]].shape), 1 if "max" in name else -1)
+            return self._node(rule, tuple(indices), shape, name)
+        if len(outputs) == 1 and (name in LAYOUT or name in _SIGNED or name == "select_n"):
+            return self._carry()
+        if name in ELEMENTWISE:
+            raise self._error(
+                "combines different values of the network, or of the network and the data. Local "
+                "projections know elementwise functions of one value, and of two: sum, difference, "
+                "product, quotient, maximum, minimum and the choice by a mask of the data"
+            )
         raise self._error(
-            eqn,
             "has no local projection. Supported are products with parameters (linear layers, "
             "convolutions), elementwise functions, sums, products, maxima and rearrangements; "
-            "loops must be unrolled",
+            "loops must be unrolled"
         )
 
-    def _elementwise(self, eqn: Any, keys: Any) -> _Function | None:
+    def _elementwise(self) -> _Function | None:
         """The equation as a function of one root, or None if it is not one."""
-        if len(eqn.outvars) != 1 or not _is_elementwise(eqn):
-            return None
-        live = [k for k, key in enumerate(keys) if not isinstance(self._read(key), _Constant)]
-        if any(isinstance(self._read(keys[k]), _Given) for k in live):
+        eqn, keys, _, _ = self.operation
+        refs = [self.env[key] for key in keys]
+        live = [k for k, ref in enumerate(refs) if not isinstance(ref, _Constant)]
+        if not is_elementwise(eqn, RULES) or any(isinstance(refs[k], _Given) for k in live):
             return None
         parts = [self._as_function(keys[k]) for k in live]
         root = parts[0].root
-        if any(part.root is not root and part.root != root for part in parts):
+        if any(part.root != root for part in parts):
             return None
-        if isinstance(root, int) and self.values[root].shared:
-            if eqn.primitive.name in _CARRIERS:
+        if isinstance(root, int) and self._shared(root):
+            if eqn.primitive.name in _SIGNED:
                 return None
             raise self._error(
-                eqn,
                 f"makes a parameter from the parameter {self.values[root].name} by a function; "
-                "let the model store the result",
+                "let the model store the result"
             )
-        shape = self.values[root.terms[0] if isinstance(root, _Sum) else root].shape
-        refs = [self._read(key) for key in keys]
-        constants = [ref for ref in refs if isinstance(ref, _Constant)]
-        out = eqn.outvars[0].aval.shape
-        if out != shape or any(c.shape not in ((), shape) for c in constants):
+        like = parts[0].like
+        fits = all(np.shape(c.array) in ((), like.shape) for c in refs if isinstance(c, _Constant))
+        if not fits or eqn.outvars[0].aval.shape != like.shape:
             return None
 
         def function(value: Any) -> Any:
             arguments = [ref.array if isinstance(ref, _Constant) else None for ref in refs]
             for k, part in zip(live, parts, strict=True):
                 arguments[k] = part.function(value)
-            return _bind(eqn, arguments)[0]
+            return evaluate(eqn, arguments)[0]
 
-        kind, options = "smooth", None
-        if all(part.kind == "identity" for part in parts):
-            kind, options = _kind(eqn, refs)
-        return _Function(root, function, kind, options)
+        plain = all(part.kind == "identity" for part in parts)
+        return _Function(root, like, function, *(_kind(eqn, refs) if plain else ("smooth", None)))
 
     def _as_function(self, key: int) -> _Function:
-        # What several operations read becomes one value with several copies.
-        ref = self._read(key)
-        if isinstance(ref, _Sum | _Function) and self.program.uses[key] > 1:
-            ref = self._claim(key)
-        if isinstance(ref, _Function):
-            return ref
-        return _Function(ref, lambda value: value, "identity")
+        # What several operations read becomes one value with several copies; a truth value cannot.
+        known = isinstance(self.env[key], _Sum | _Function)
+        if known and self.uses[key] > 1 and _is_real(self.program.avals[key]):
+            self._claim(key)
+        ref = self.env[key]
+        return ref if isinstance(ref, _Function) else self._identity(key)
 
-    def _add(self, eqn: Any, keys: Any, subtract: bool) -> _Sum:
+    def _add(self, subtract: bool) -> _Sum:
+        eqn, keys, _, _ = self.operation
         terms: list[int] = []
         shape = eqn.outvars[0].aval.shape
         for position, key in enumerate(keys):
             negative = subtract and position == 1
-            ref = self._read(key)
-            alone = isinstance(ref, _Sum) and self.program.uses[key] == 1
+            ref = self.env[key]
+            alone = isinstance(ref, _Sum) and self.uses[key] == 1
             if alone and not negative and self.values[ref.terms[0]].shape == shape:
                 terms.extend(ref.terms)
                 continue
             index = self._claim(key)
-            value = self.values[index]
             if negative:
-                rule = Carrier(jnp.negative, (value.shared,), (value.shape,), _same)
-                index = self._node(rule, (index,), value.shape, "neg")
-            if value.shape != shape:  # axes of length 1 broadcast
-                rule = Carrier(
-                    lambda x: jnp.broadcast_to(x, shape), (value.shared,), (value.shape,)
-                )
-                index = self._node(rule, (index,), shape, "broadcast")
+                index = self._carrier(jnp.negative, (index,), self.values[index].shape, _same)
+            if self.values[index].shape != shape:  # axes of length 1 broadcast
+                index = self._carrier(lambda x: jnp.broadcast_to(x, shape), (index,), shape)
             terms.append(index)
-        if all(self.values[index].shared for index in terms):
-            raise self._error(eqn, "adds parameters alone; let the model store their sum")
+        if all(map(self._shared, terms)):
+            raise self._error("adds parameters alone; let the model store their sum")
         return _Sum(tuple(terms))
 
-    def _multiply(self, eqn: Any, keys: Any, function: Callable[..., Any]) -> int:
-        fixed = [_is_given(self._read(key)) for key in keys]
-        indices = [self._claim(key) for key in keys]
+    def _divide(self) -> int:
+        numerator, denominator = self.operation.inputs
+        part = self._as_function(denominator) if not _is_given(self.env[denominator]) else None
+        if part is None:
+            return self._multiply([self._claim(numerator), self._claim(denominator)], jnp.divide)
+        # A quotient is a product with the reciprocal.
+        inverse = self._sum(part._replace(function=lambda x: 1 / part.function(x), kind="smooth"))
+        return self._multiply([self._claim(numerator), inverse])
+
+    def _multiply(self, indices: list[int], elementwise: Any = jnp.multiply) -> int:
+        eqn = self.operation.equation
         values = [self.values[i] for i in indices]
         shape, name = eqn.outvars[0].aval.shape, eqn.primitive.name
-        if name == "mul" and any(fixed):
+        if name not in BILINEAR and any(value.kind == "given" for value in values):
             # A mask or a scale given with the data.
-            k = fixed.index(False)
+            k = [value.kind == "given" for value in values].index(False)
             rule = Carrier(
-                jnp.multiply, (values[k].shared,), (values[k].shape,), lambda x, m: x * (m * m)
+                elementwise,
+                (values[k].shared,),
+                (values[k].shape,),
+                lambda x, m: elementwise(elementwise(x, m), m),
             )
             return self._node(rule, (indices[k], indices[1 - k]), shape, name)
         if values[0].shared and values[1].shared:
-            raise self._error(eqn, "multiplies parameters alone; let the model store their product")
+            raise self._error("multiplies parameters alone; let the model store their product")
         swap = values[0].shared  # the weight comes second
         (a, b), (ia, ib) = (values[::-1], indices[::-1]) if swap else (values, indices)
         if name == "dot_general" and b.shared and len(b.shape) == 2:
@@ -414,40 +364,41 @@ class _Builder:
                 rule = Dense(transposed=tuple(rhs) == (1,), rank=len(a.shape))
                 return self._node(rule, (ia, ib), shape, name)
         if name == "conv_general_dilated" and swap:
-            raise self._error(eqn, "has its filter as the data; only a parameter can be the filter")
+            raise self._error("has its filter as the data; only a parameter can be the filter")
+        function = jnp.multiply
+        if name in BILINEAR:
+            function = lambda *args: evaluate(eqn, args)[0]  # noqa: E731
         ordered = (lambda a, w: function(w, a)) if swap else function
-        rule = Mapped(ordered, a.shape, b.shape, b.shared)
-        return self._node(rule, (ia, ib), shape, name)
+        return self._node(Mapped(ordered, a.shape, b.shape, b.shared), (ia, ib), shape, name)
 
-    def _carry(self, eqn: Any, keys: Any, part: int = 0) -> int:
-        refs = [self._read(key) for key in keys]
-        if eqn.primitive.name in ("concatenate", "pad"):
-            linear, data = list(range(len(keys))), []
-        else:
-            linear, data = [0], [k for k, ref in enumerate(refs) if isinstance(ref, _Given)]
-            if any(not _is_given(ref) for ref in refs[1:]):
-                raise self._error(eqn, "rearranges by indices that depend on parameters")
-        constant = {
-            k: ref.array
-            for k, ref in enumerate(refs)
-            if isinstance(ref, _Constant) and k not in linear
-        }
+    def _carry(self, part: int = 0) -> int:
+        eqn, keys, outputs, _ = self.operation
+        refs = [self.env[key] for key in keys]
+        linear = [k for k, v in enumerate(eqn.invars) if _is_real(v.aval)]
+        others = [k for k in range(len(keys)) if k not in linear]
+        if not all(_is_given(refs[k]) for k in others):
+            raise self._error("rearranges by indices or conditions that depend on parameters")
+        if not eqn.params.get("unique_indices", True) and eqn.primitive.name == "scatter":
+            raise self._error("may write to one place twice; say unique_indices=True in .at[].set")
+        constant = {k: refs[k].array for k in others if isinstance(refs[k], _Constant)}
+        data = [k for k in others if k not in constant]
         indices = tuple(self._claim(keys[k]) for k in linear + data)
 
         def function(*arguments: Any) -> Any:
             full = {**constant, **dict(zip(linear + data, arguments, strict=True))}
-            return _bind(eqn, [full[k] for k in range(len(keys))])[part]
+            return evaluate(eqn, [full[k] for k in range(len(keys))])[part]
 
         values = [self.values[i] for i in indices[: len(linear)]]
         squared = _same if eqn.primitive.name == "neg" else None
-        shared, shapes = tuple(v.shared for v in values), tuple(v.shape for v in values)
-        rule = Carrier(function, shared, shapes, squared)
-        return self._node(rule, indices, eqn.outvars[part].aval.shape, eqn.primitive.name)
+        rule = Carrier(
+            function, tuple(v.shared for v in values), tuple(v.shape for v in values), squared
+        )
+        return self._node(rule, indices, self._shape(outputs[part]), eqn.primitive.name)
 
-    def _error(self, eqn: Any, reason: str) -> LiftError:
+    def _error(self, reason: str) -> LiftError:
+        eqn, _, _, calls = self.operation
         place = f"operation {len(self.nodes)} ({eqn.primitive.name})"
-        lines = map(_user_line, (eqn, *self.calls))
-        line = next(filter(None, lines), "")
+        line = next(filter(None, map(user_line, (eqn, *reversed(calls)))), "")
         return LiftError(reason, f"{place} at {line}" if line else place)
 
 
@@ -455,89 +406,45 @@ def _same(x: Any) -> Any:
     return x
 
 
-def _is_variable(atom: Any) -> bool:
-    return not isinstance(atom, jex.Literal)
+def _is_real(aval: Any) -> bool:
+    return jnp.issubdtype(aval.dtype, jnp.floating)
 
 
 def _is_given(ref: Any) -> bool:
     return isinstance(ref, _Constant | _Given)
 
 
-def _opened(eqn: Any) -> tuple[Any, Any] | None:
-    """The program inside a call; functions with derivative rules of their own included."""
-    inner = inner_jaxpr(eqn)
-    if inner is None and eqn.primitive.name.startswith(("custom_jvp", "custom_vjp")):
-        closed = eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr")
-        inner = closed.jaxpr, closed.consts
-    return inner
-
-
-def _bind(eqn: Any, arguments: Any) -> tuple[Any, ...]:
-    inner = _opened(eqn)
-    if inner is not None:
-        jaxpr, consts = inner
-        env = dict(zip(jaxpr.constvars, consts, strict=True))
-        env.update(zip(jaxpr.invars, arguments, strict=True))
-        for equation in jaxpr.eqns:
-            given = [env[v] if _is_variable(v) else v.val for v in equation.invars]
-            env.update(zip(equation.outvars, _bind(equation, given), strict=True))
-        return tuple(env[v] if _is_variable(v) else v.val for v in jaxpr.outvars)
-    return Psi(eqn)(*arguments)
-
-
-def _is_elementwise(eqn: Any) -> bool:
-    inner = _opened(eqn)
-    if inner is None:
-        return eqn.primitive.name in _ELEMENTWISE
-    # Shape changes of constants inside (a literal broadcast) are no obstacle.
-    return all(
-        _is_elementwise(e)
-        or (e.primitive.name == "broadcast_in_dim" and e.invars[0].aval.shape == ())
-        for e in inner[0].eqns
-    )
+def _stays_whole(eqn: Any, live: set[int]) -> bool:
+    """An elementwise function of one value is one constraint, however it is written."""
+    return len(live) == 1 and is_elementwise(eqn, RULES)
 
 
 def _kind(eqn: Any, refs: list[Any]) -> tuple[str, Any]:
     """The closed-form projection of an equation applied to the root itself."""
-    inner = _opened(eqn)
+    inner = open_call(eqn, RULES)
     if inner is not None:
-        equations = inner[0].eqns
-        if len(equations) != 1 or len(inner[0].outvars) != 1:
+        if len(inner[0].eqns) != 1:
             return "smooth", None
-        atoms = equations[0].invars
-        outer = dict(zip(inner[0].invars, refs, strict=True))
-        inside = [
-            outer.get(v) if _is_variable(v) else _Constant(np.asarray(v.val, v.aval.dtype))
-            for v in atoms
-        ]
-        return _kind(equations[0], inside)
+        kinds: list[tuple[str, Any]] = []
+
+        def note(one: Any, inputs: list[Any]) -> list[Any]:
+            kinds.append(_kind(one, inputs))
+            return [None]
+
+        interpret(*inner, refs, note, lambda v: _Constant(np.asarray(v.val, v.aval.dtype)))
+        return kinds[0]
     name = eqn.primitive.name
-    constants = [r.array for r in refs if isinstance(r, _Constant)]
-    if (
-        name == "max"
-        and len(constants) == 1
-        and constants[0].shape == ()
-        and _is_zero(constants[0])
-    ):
+    constants = [ref.array for ref in refs if isinstance(ref, _Constant)]
+    if name == "max" and len(constants) == 1 and _is_zero(constants[0]):
         return "relu", None
     if name == "abs":
         return "abs", None
     if name == "quantise":
         return "quantise", dict(eqn.params)
-    if name in ("copy", "convert_element_type", "stop_gradient"):
+    if name in ("copy", "copy_p", "convert_element_type") and _is_real(eqn.outvars[0].aval):
         return "identity", None
     return "smooth", None
 
 
 def _is_zero(array: Any) -> bool:
-    return not isinstance(array, Tracer) and float(array) == 0.0
-
-
-def _user_line(eqn: Any) -> str:
-    """File and line of the user's program where the equation was made, if known."""
-    traceback = getattr(eqn.source_info, "traceback", None)
-    for frame in getattr(traceback, "frames", ()):
-        file = frame.file_name
-        if not is_machinery(file) and os.path.exists(file):
-            return f"{os.path.basename(file)}:{frame.line_num}"
-    return ""
+    return not isinstance(array, Tracer) and np.shape(array) == () and float(array) == 0.0

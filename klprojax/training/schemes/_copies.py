@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..local import bilinear_multiplier
-from ..network._constraints import Bilinear
+from ...lifting.local import bilinear_multiplier
+from ..network._bilinear import Bilinear
 
 
 class History(NamedTuple):

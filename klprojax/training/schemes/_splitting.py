@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from ... import projections as generic
 from ...projections import AbstractSpace, Projection
 from ..network import LiftedNetwork
-from ..network._constraints import Bilinear, Dense
+from ..network._bilinear import Bilinear, Dense
 from ..network._messages import State
 from ._copies import Coefficients, Copies, ExplicitCopies, History, Ledger
 from ._scheme import AbstractNetworkScheme

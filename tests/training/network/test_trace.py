@@ -11,7 +11,8 @@ import pytest
 from klprojax.lifting import LiftError
 from klprojax.training import CrossEntropy, Precisions
 from klprojax.training.network import LiftedNetwork, trace_network
-from klprojax.training.network._constraints import Dense, Mapped, Maximum, SumActivation
+from klprojax.training.network._bilinear import Dense, Mapped
+from klprojax.training.network._constraints import Maximum, SumActivation
 
 from .._networks import BATCH, CASES, build, labels, mlp
 
@@ -196,7 +197,7 @@ def wrong_filter(inner, x):
         ),
         (looped, r"\(scan\) at test_trace\.py:\d+.*unrolled"),
         (lambda inner, x: inner(x)[jnp.argmax(inner(x))], r"\(argmax\) at test_trace\.py"),
-        (lambda inner, x: jnp.cumsum(inner(x)), r"\(cumsum\) at test_trace\.py"),
+        (lambda inner, x: jnp.cumprod(inner(x)), r"\(cumprod\) at test_trace\.py"),
         (
             lambda inner, x: jnp.exp(inner.weight) @ x,
             r"\(exp\) at test_trace\.py.*the parameter \.inner\.weight",

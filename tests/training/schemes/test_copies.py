@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from klprojax.training.network._constraints import Dense
+from klprojax.training.network._bilinear import Dense
 from klprojax.training.schemes._copies import Copies, ExplicitCopies, History, Ledger
 
 RULE = Dense(transposed=True, rank=1)

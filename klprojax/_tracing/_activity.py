@@ -4,31 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax.extend import core as jex
 
-# Call-like primitives whose inner jaxpr is opened up: the name of the call has no mathematical
-# meaning, so its equations become delta factors of the surrounding graph.
-_INNER_JAXPR = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "call": "call_jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-}
-
-
-def inner_jaxpr(eqn: Any) -> tuple[Any, Sequence[Any]] | None:
-    """Return `(jaxpr, consts)` of a call that is opened up, or None."""
-    param = _INNER_JAXPR.get(eqn.primitive.name)
-    if param is None or param not in eqn.params:
-        return None
-    inner = eqn.params[param]
-    if isinstance(inner, jex.ClosedJaxpr):
-        return inner.jaxpr, inner.consts
-    return inner, ()
+from ._interpret import interpret, open_call
 
 
 def is_inexact(aval: Any) -> bool:
@@ -38,11 +15,8 @@ def is_inexact(aval: Any) -> bool:
 
 def output_activity(jaxpr: Any, active: Sequence[bool]) -> list[bool]:
     """Propagate dependence on the active inputs through a jaxpr, opening every nested one."""
-    live = {v for v, a in zip(jaxpr.invars, active, strict=True) if a}
-    for eqn in jaxpr.eqns:
-        flags = equation_activity(eqn, [_is_live(v, live) for v in eqn.invars])
-        live.update(v for v, a in zip(eqn.outvars, flags, strict=True) if a)
-    return [_is_live(v, live) for v in jaxpr.outvars]
+    constants = [False] * len(jaxpr.constvars)
+    return interpret(jaxpr, constants, active, equation_activity, lambda atom: False)
 
 
 def equation_activity(eqn: Any, active: Sequence[bool]) -> list[bool]:
@@ -52,7 +26,7 @@ def equation_activity(eqn: Any, active: Sequence[bool]) -> list[bool]:
     if not any(active) or not any(inexact) or eqn.primitive.name == "stop_gradient":
         return [False] * len(inexact)
     name = eqn.primitive.name
-    opened = inner_jaxpr(eqn)
+    opened = open_call(eqn)
     if opened is not None:
         flags = output_activity(opened[0], active)
     elif name == "cond":
@@ -99,7 +73,3 @@ def _fixed_point(body: Any, head: list[bool], carry: list[bool], tail: list[bool
         if grown == carry:
             return carry
         carry = grown
-
-
-def _is_live(var: Any, live: set[Any]) -> bool:
-    return not isinstance(var, jex.Literal) and var in live

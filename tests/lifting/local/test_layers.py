@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klprojax.lifting import project_activation, project_linear, project_linear_parameters
+from klprojax.lifting.local import project_activation, project_linear, project_linear_parameters
 
 seeds = st.integers(0, 2**32 - 1)
 

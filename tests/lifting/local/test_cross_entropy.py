@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from klprojax.training.local import cross_entropy_proximal
+from klprojax.lifting.local import cross_entropy_proximal
 
 ROWS, CLASSES = 4, 5
 solve = jax.jit(cross_entropy_proximal)

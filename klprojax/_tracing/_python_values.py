@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
+from typing import Any
 
 import jax
 
@@ -38,7 +39,7 @@ def _folder(package: str) -> str:
     return "" if spec is None or spec.origin is None else os.path.dirname(spec.origin) + os.sep
 
 
-# Frames inside these are not the user's.
+# Frames inside these, this package or what carries it, are not the user's.
 _MACHINERY = (
     *filter(None, map(_folder, ("jax", "jaxlib", "equinox", "numpy", "jaxtyping", "beartype"))),
     os.path.dirname(os.path.dirname(__file__)) + os.sep,
@@ -49,9 +50,17 @@ _MACHINERY = (
 _INSTALLED = sysconfig.get_paths()["purelib"] + os.sep
 
 
-def is_machinery(file: str) -> bool:
-    """Say whether a file belongs to this package or to what carries it, JAX for one."""
+def _is_machinery(file: str) -> bool:
     return file.startswith(_MACHINERY)
+
+
+def user_line(eqn: Any) -> str:
+    """File and line of the user's program where an equation was made, if known."""
+    made = getattr(eqn.source_info, "traceback", None)
+    for frame in getattr(made, "frames", ()):
+        if not _is_machinery(frame.file_name) and os.path.exists(frame.file_name):
+            return f"{os.path.basename(frame.file_name)}:{frame.line_num}"
+    return ""
 
 
 @contextmanager
@@ -95,6 +104,6 @@ def _kind(error: BaseException) -> type[BaseException] | None:
 
 
 def _user_frame(error: BaseException) -> traceback.FrameSummary | None:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_machinery(f.filename)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_machinery(f.filename)]
     own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]
     return next(reversed(own or frames), None)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from klprojax.training.local import (
+from klprojax.lifting.local import (
     project_abs,
     project_elementwise,
     project_identity,

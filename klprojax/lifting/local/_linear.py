@@ -161,22 +161,30 @@ def project_linear_parameters(
         s, _ = pull(x)
         return omega_a * (x - a) - weight.T @ s - (s @ s) / omega_w * x
 
-    def newton_step(x: Any, g: Any) -> Any:
+    def newton_matrix(x: Any) -> tuple[Any, Any, Any]:
         s, spread = pull(x)
         # Hessian = shift I + Bᵀ B / c; without the negative part of the shift it is a Gauss-Newton
         # matrix, positive definite in any case.
         shift = omega_a - (s @ s) / omega_w
         bent = weight + 2 / omega_w * jnp.outer(s, x)
-        shift = jnp.where(shift > 0, shift, omega_a)
-        return -spread * _solve_shifted_gram(bent, shift * spread, g)
+        return bent, jnp.where(shift > 0, shift, omega_a) * spread, spread
+
+    def newton_step(matrix: tuple[Any, Any, Any], g: Any) -> Any:
+        bent, shift, spread = matrix
+        return -spread * _solve_shifted_gram(bent, shift, g)
 
     solution = lax.stop_gradient(
-        descend(objective, gradient, newton_step, lax.stop_gradient(a), max_steps)
+        descend(
+            objective,
+            gradient,
+            lambda x, g: newton_step(newton_matrix(x), g),
+            lax.stop_gradient(a),
+            max_steps,
+        )
     )
-    slope = gradient(solution)
     # One more Newton step from a constant point carries the derivative of the solution.
-    matrix = lax.stop_gradient(solution)
-    projected = matrix + _frozen_newton(pull, weight, omega_a, omega_w, matrix, slope)
+    last = lax.stop_gradient(newton_matrix(solution))
+    projected = solution + newton_step(last, gradient(solution))
     s, _ = pull(projected)
     slope_weight = jnp.outer(s, projected)
     new_weight = weight + slope_weight / omega_w
@@ -207,13 +215,3 @@ def _solve_shifted_gram(matrix: Any, shift: Any, rhs: Any) -> Any:
     gram = matrix @ matrix.T + shift * jnp.eye(rows, dtype=matrix.dtype)
     inner = jax.scipy.linalg.solve(gram, matrix @ rhs, assume_a="pos")
     return (rhs - matrix.T @ inner) / shift
-
-
-def _frozen_newton(
-    pull: Any, weight: Any, omega_a: Any, omega_w: Any, x: Any, gradient: Any
-) -> Any:
-    s, spread = jax.tree.map(lax.stop_gradient, pull(x))
-    bent = lax.stop_gradient(weight + 2 / omega_w * jnp.outer(s, x))
-    shift = lax.stop_gradient(omega_a - (s @ s) / omega_w)
-    shift = jnp.where(shift > 0, shift, omega_a)
-    return -spread * _solve_shifted_gram(bent, shift * spread, gradient)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from klprojax.training.local import bilinear_multiplier, project_bilinear
+from klprojax.lifting.local import bilinear_multiplier, project_bilinear
 
 from ._brute import bilinear_cost, bilinear_minimum
 

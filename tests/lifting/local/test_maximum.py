@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from klprojax.training.local import project_maximum
-from klprojax.training.network._constraints import Maximum, Total
+from klprojax.lifting.local import project_maximum
+from klprojax.training.network._constraints import EntrySums, Maximum
 
 from ._brute import maximum_minimum
 
@@ -86,21 +86,29 @@ def test_maxima_over_any_axes_move_the_right_entries(axes):
             np.testing.assert_allclose(cost, maximum_minimum(row, z, 2.0, 3.0), atol=1e-13)
 
 
-@pytest.mark.parametrize("axes", [(0,), (1, 2)])
-def test_a_total_is_projected_onto(axes):
+@pytest.mark.parametrize(
+    "sums",
+    [
+        lambda a, np: np.sum(a, axis=0),
+        lambda a, np: np.sum(a, axis=(1, 2)),
+        lambda a, np: np.cumsum(a, axis=0),  # sums that overlap: each keeps copies of its own
+    ],
+)
+def test_sums_of_entries_are_projected_onto(sums):
     rng = np.random.default_rng(4)
     a = rng.normal(size=(2, 3, 2, 2))
-    rule = Total(axes)
-    kept = tuple(k + 1 for k in axes)
-    z = a.sum(axis=kept) + rng.normal(size=a.sum(axis=kept).shape)
+    matrix = np.stack([sums(e.reshape(3, 2, 2), np).reshape(-1) for e in np.eye(12)], axis=1)
+    total = np.stack([sums(row, np) for row in a])
+    z = total + rng.normal(size=total.shape)
     omega, rho = 0.7, 2.5
+    rule = EntrySums(lambda row: sums(row, jnp), (3, 2, 2))
+    np.testing.assert_array_equal(rule.counts(((3, 2, 2),))[0].reshape(-1), matrix.sum(axis=0))
     found = rule.project((jnp.asarray(a),), jnp.asarray(z), (omega,), rho, jnp.ones(2), (True,))
-    moved = a + np.asarray(found.slopes[0]) / omega
-    np.testing.assert_allclose(found.output, moved.sum(axis=kept), atol=1e-13)
-    # Stationary: ω (a* - a) = ρ (z - Σ a*) for every entry.
-    force = rho * (z - moved.sum(axis=kept))
-    full = np.broadcast_to(np.expand_dims(force, kept), a.shape)
-    np.testing.assert_allclose(np.asarray(found.slopes[0]), full, atol=1e-13)
+    # Every sum has the force f = ρ (z - u*) = ω (a* - a) on its own copies, so u* = u + n f/ω.
+    force = (z - total).reshape(2, -1) / (1 / rho + matrix.sum(axis=1) / omega)
+    np.testing.assert_allclose(found.slopes[0].reshape(2, -1), force @ matrix, atol=1e-13)
+    moved = z - force.reshape(z.shape) / rho
+    np.testing.assert_allclose(found.output, moved, atol=1e-13)
     assert rule.project(
         (jnp.asarray(a),), jnp.asarray(z), (omega,), rho, jnp.ones(2), (False,)
     ).slopes == (None,)
