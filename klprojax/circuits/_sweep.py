@@ -77,6 +77,11 @@ def sweep(
 ) -> Sweep:
     """Compute all values, derivatives and marginals of Theorem 4.1.
 
+    Named fused implementation of one step of ``Cyclic`` with ``compose(right(P), left(Q))`` on the
+    replicated lift of the circuit's `activation_lift`: P the products over all copies of the
+    activations, Q the face on which the copies agree. Plain numpy version:
+    tests/reference/circuit_sweep.py.
+
     Args:
         circuit: the structure.
         log_weights: one a edge out of a sum node, nats, normalised or not.
