@@ -1,9 +1,10 @@
 """Make mutants of the package's mathematics: ``python -m tests.mutation.generate``.
 
 A mutant is one line with one change: a sign turned, an axis moved, a term dropped, two arguments
-swapped, or a bound off by one. They are found in the syntax trees of six rooms, outside of messages,
-checks of the input, signatures and class bodies, and drawn by a hash of their content and a fixed
-seed. So the list does not depend on line numbers, and most of it stays when other lines change.
+swapped, or a bound off by one. They are found in the syntax trees of six rooms, outside of
+messages, checks of the input, signatures and class bodies, and drawn by a hash of their content
+and a fixed seed: the list does not depend on line numbers, and most of it stays when other lines
+change.
 """
 
 import ast
@@ -35,6 +36,8 @@ KEPT = {
 }
 # A bound on these decides when a loop ends, not what it computes.
 LOOSE = ("tolerance", "eps", "rest", "limit", "max_steps", "stuck")
+# Where a constant below 0 counts from the end.
+PLACES = (b"axis", b"axes", b"shape", b"ndim", b"[-", b", -1]", b":-")
 TURNED = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*"}
 BOUNDS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">"}
 
@@ -115,7 +118,8 @@ def _changes(node: ast.expr, line: bytes) -> Iterator[tuple[str, ast.expr, str]]
         for kept in (node.left, node.right):
             yield "term", node, closed(kept)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        if not isinstance(node.operand, ast.Constant):
+        place = isinstance(node.operand, ast.Constant) and any(w in line for w in PLACES)
+        if not place:
             yield "sign", node, closed(node.operand)
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in BOUNDS:
         bound = BOUNDS[type(node.ops[0])]
@@ -135,25 +139,11 @@ def _changes(node: ast.expr, line: bytes) -> Iterator[tuple[str, ast.expr, str]]
                 axis = ast.literal_eval(value)
                 if isinstance(axis, int):
                     yield "axis", value, str({0: 1, 1: 0, -1: -2, -2: -1}.get(axis, axis - 1))
-        if (
-            name[:1].islower()
-            and name not in KEPT
-            and not node.keywords
-            and len(node.args) in (2, 3)
-        ):
-            one, two = node.args[-2:]
-            if not isinstance(one, ast.Starred) and not isinstance(two, ast.Starred):
-                if source(one) != source(two) and not (_is_plain(one) or _is_plain(two)):
-                    yield (
-                        "swap",
-                        node,
-                        f"{source(node.func)}"
-                        + "("
-                        + ", ".join(
-                            [source(a) for a in node.args[:-2]] + [source(two), source(one)]
-                        )
-                        + ")",
-                    )
+        joined = any(isinstance(arg, ast.Starred) or _is_plain(arg) for arg in node.args)
+        numbers = name[:1].islower() and name not in KEPT and not joined and not node.keywords
+        if numbers and len(node.args) in (2, 3):
+            *first, one, two = map(source, node.args)
+            yield "swap", node, f"{source(node.func)}({', '.join([*first, two, one])})"
 
 
 def mutants_of(text: str, room: str = "", file: str = "") -> list[Mutant]:

@@ -112,7 +112,7 @@ def draw(name, seed, zeros):
 
 
 @settings(max_examples=8)
-@given(name=st.sampled_from(list(GRAPHS)), seed=SEEDS, zeros=st.sampled_from([0.0, 0.3]))
+@given(name=st.sampled_from(list(GRAPHS)[:2]), seed=SEEDS, zeros=st.sampled_from([0.0, 0.3]))
 def test_t_proj_is_one_step_of_the_composed_projections(name, seed, zeros):
     graph, lift, generic, _ = programs(name)
     tables, packed = draw(name, seed, zeros)
@@ -140,7 +140,7 @@ def test_belief_propagation_is_dykstra(name, seed, zeros):
         for n, (beliefs, messages) in enumerate(bp_sweep.iterates(*GRAPHS[name], tables, STEPS)):
             mine = by_edge(graph, jax.tree.map(lambda m, n=n: np.exp(m[n]), found))
             q, sigma, tau = (s[n] for s in states)
-            with np.errstate(divide="ignore"):
+            with np.errstate(divide="ignore", invalid="ignore"):
                 to_variable, from_variable, copies = ([[]] * len(stored) for _ in range(3))
                 for k, scope in enumerate(GRAPHS[name][1]):
                     order = [scope.index(v) for v in stored[place[k]]]
@@ -162,18 +162,18 @@ def test_belief_propagation_is_dykstra(name, seed, zeros):
 # -- T_SPN ----------------------------------------------------------------------------------------
 
 
-def shared_leaf():
-    """Two products that share a leaf."""
-    b = CircuitBuilder([2, 3])
-    first, second, shared = (b.leaf(v, Categorical()) for v in (0, 0, 1))
-    return b.build(b.sum([b.product([first, shared]), b.product([shared, second])]))
+def shared():
+    """A mixture that has one of its leaves twice."""
+    b = CircuitBuilder([3])
+    first, second = (b.leaf(0, Categorical()) for _ in range(2))
+    return b.build(b.sum([first, second, first]))
 
 
-def two_products():
-    """A tree."""
+def tree():
+    """A product of a mixture and a leaf."""
     b = CircuitBuilder([2, 3])
-    parts = [b.product([b.leaf(v, Categorical()) for v in (0, 1)]) for _ in range(2)]
-    return b.build(b.sum(parts))
+    mixture = b.sum([b.leaf(0, Categorical()) for _ in range(2)])
+    return b.build(b.product([b.leaf(1, Categorical()), mixture]))
 
 
 @functools.cache
@@ -195,8 +195,8 @@ def circuit_programs(make):
     return model, lift, jax.jit(generic), jax.jit(fused)
 
 
-@pytest.mark.parametrize("make", [shared_leaf, two_products])
-@settings(max_examples=3)
+@pytest.mark.parametrize("make", [shared, tree])
+@settings(max_examples=2)  # of up to 2^20 entries
 @given(seed=SEEDS)
 def test_t_spn_is_one_step_on_the_activation_lift(make, seed):
     model, lift, generic, fused = circuit_programs(make)
@@ -261,7 +261,7 @@ def em_programs(name):
 
     def table_of(probs):
         """The circuit's distribution over states and parses."""
-        logs = jnp.where(counts > 0, counts * jnp.log(probs), 0.0)
+        logs = jnp.where(counts > 0, counts * jnp.log(probs)[None, None], 0.0)
         return jnp.where(empty, -jnp.inf, jnp.sum(logs, axis=2))
 
     def family(log_table):
