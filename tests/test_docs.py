@@ -115,6 +115,14 @@ def test_names_that_are_linked_exist(page):
         assert resolve(name) is not None
 
 
+def test_tests_and_plain_versions_that_are_named_exist():
+    text = "".join(p.read_text() for p in [*PAGES, *(ROOT / "klprojax").rglob("*.py")])
+    named = set(re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", text))
+    assert len({name for _, name in named if name}) >= 9
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text() or not name, (path, name)
+
+
 def test_text_is_for_users_of_the_library():
     for path in [*PAGES, DOCS / "_hooks.py", ROOT / "mkdocs.yml", *(ROOT / "notebooks").glob("*")]:
         text = path.read_text()

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from ._flow import Flow, propagate_back
 from ._leaves import AbstractContinuousLeaf, Indicator
-from ._structure import Shape, Wiring
+from ._structure import CircuitWiring, Shape
 
 
 def select_best(flow: Flow, scores: Array) -> Array:
@@ -37,7 +37,7 @@ def reached(flow: Flow, root: int, chosen: Array) -> Array:
 
 
 def read_states(
-    shape: Shape, wiring: Wiring, active: Array, leaf_states: list[Array]
+    shape: Shape, wiring: CircuitWiring, active: Array, leaf_states: list[Array]
 ) -> tuple[tuple[Array, ...], Array | None]:
     """Collect the states of the active leaves.
 
@@ -71,7 +71,9 @@ def read_states(
     return classes, out.get(-1)
 
 
-def leaf_tables(shape: Shape, wiring: Wiring, log_evidence: Any, parameters: Any) -> list[Any]:
+def leaf_tables(
+    shape: Shape, wiring: CircuitWiring, log_evidence: Any, parameters: Any
+) -> list[Any]:
     """Per group, evidence-weighted log-tables ``[leaves, states]``; None unless finite-state."""
     tables: list[Any] = []
     for (family, group_class), wires, theta in zip(

@@ -45,7 +45,7 @@ class LeafWiring(NamedTuple):
     states: Array | np.ndarray
 
 
-class Wiring(NamedTuple):
+class CircuitWiring(NamedTuple):
     """All index arrays of a circuit, as device arrays.
 
     Attributes:
@@ -245,7 +245,7 @@ class CircuitStructure:
         return Shape(tuple(self.classes.tolist()), tuple(map(len, members)), groups, self.root)
 
     @cached_property
-    def wiring(self) -> Wiring:
+    def wiring(self) -> CircuitWiring:
         """Index arrays of the sweep; two circuits with equal sizes share compiled code."""
         offsets, order = self.by_child
         sums = self.kinds == SUM
@@ -262,7 +262,7 @@ class CircuitStructure:
         leaves = tuple(
             LeafWiring(self.row_of[group.variables], group.states) for group in self.groups
         )
-        wiring = Wiring(flow, leaves, self.weight_of_edge, self.sum_edges)
+        wiring = CircuitWiring(flow, leaves, self.weight_of_edge, self.sum_edges)
         with jax.ensure_compile_time_eval():  # never a tracer of the caller's transformation
             return jax.tree.map(jnp.asarray, wiring)
 

@@ -29,7 +29,7 @@ from ._flow import (
 )
 from ._kinds import explicit_or_method, require_explicit
 from ._leaves import AbstractContinuousLeaf, Indicator, table_value
-from ._structure import Shape, Wiring
+from ._structure import CircuitWiring, Shape
 
 
 class Sweep(eqx.Module):
@@ -76,6 +76,11 @@ def sweep(
     throw: bool = False,
 ) -> Sweep:
     """Compute all values, derivatives and marginals of Theorem 4.1.
+
+    Named fused implementation of one step of ``Cyclic`` with ``compose(right(P), left(Q))`` on the
+    replicated lift of the circuit's `activation_lift`: P the products over all copies of the
+    activations, Q the face on which the copies agree. Plain numpy version:
+    tests/reference/circuit_sweep.py.
 
     Args:
         circuit: the structure.
@@ -207,7 +212,7 @@ def _density(family, theta, rows, values) -> Array:
     return jnp.where(missing, jnp.zeros_like(own), family.log_density(theta, known))
 
 
-def edge_log_weights(wiring: Wiring, log_weights: Array) -> Array:
+def edge_log_weights(wiring: CircuitWiring, log_weights: Array) -> Array:
     """Log-weights of all edges, 0 below products, ``[edges, *batch]``."""
     none = jnp.zeros((1, *log_weights.shape[1:]), log_weights.dtype)
     return jnp.concatenate([log_weights, none])[wiring.weight_of_edge]

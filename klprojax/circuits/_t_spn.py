@@ -33,6 +33,9 @@ def t_spn(
 ) -> VariableTables:
     """Apply ``T_SPN`` to the tables of a circuit: exact log-marginals of all discrete variables.
 
+    One step of ``Cyclic`` with ``compose(right(P), left(Q))`` on the activation lift; `sweep` is
+    its fused implementation.
+
     Args:
         circuit: the structure.
         log_weights: one per edge out of a sum node, nats.

@@ -35,6 +35,9 @@ Scopes = tuple[tuple[int, ...], ...]
 class MarginalConstraints(AbstractLeftConstraint):
     """The tables whose marginals on given sets of axes are given.
 
+    The left projection is a named fused implementation of ``Cyclic`` on a joint table, with one
+    ``left`` per constraint (see `left_projection`). Plain numpy version: tests/reference/ipf.py.
+
     Args:
         constraints: pairs `(axes, log_target)`: the axes kept and the log-table their marginal must
             equal, up to scale, with one axis for each of `axes` in their order. Sets of axes may

@@ -53,6 +53,13 @@ class BPState(eqx.Module):
 class BeliefPropagation(AbstractIterativeSolver):
     """Iterate normalised belief propagation until the messages settle.
 
+    Named fused implementation of ``iterate(Dykstra(), (right(P), compose(right(P), left(Q))), q)``
+    on the replicated lift of a factor graph: P the products over all copies, Q the face on which
+    the copies of each variable agree, q the product of the factors; ``σ = log f_k - log m_{k→i}``,
+    ``τ = -log m_{i→k}``. This holds for sum-product, the `Flooding` schedule, no damping and
+    uniform first messages, whichever engine runs. Other schedules and damping are other iterations
+    with the same fixed points; max-product has other fixed points.
+
     Sum-product computes approximate marginals, max-product approximate max-marginals: of each
     state, the probability of the best assignment that has it, normalised. Both are exact on trees.
 
@@ -83,7 +90,8 @@ class BeliefPropagation(AbstractIterativeSolver):
         ValueError: damping outside [0, 1), negative tolerance, unknown semiring or engine, a
             schedule that is not a schedule object, or ``"fast"`` where there is no fast engine.
 
-    Reference: section 2 ("Messages and normalized BP"), Proposition 3.1.
+    Reference: section 2 ("Messages and normalized BP"), Proposition 3.1. Plain numpy version:
+    tests/reference/bp_sweep.py.
     """
 
     semiring: Semiring = eqx.field(static=True, default="sum")

@@ -28,6 +28,8 @@ from ._solver import AbstractSolver, verdict
 class Elimination(AbstractSolver):
     """Compute the exact log-partition and all exact marginals by variable elimination.
 
+    The marginals are those of `t_proj`, one step of ``Cyclic`` on the replicated lift.
+
     Cost and memory are the tables of the best elimination order found: exponential in the
     treewidth, independent of loops as such. The order is found once per graph structure, on the
     host, so the graph must be closed over, not passed through ``jit`` as an argument.
@@ -45,7 +47,8 @@ class Elimination(AbstractSolver):
         Forward and reverse, to any order. Derivatives of the log-partition are the marginals,
         derivatives of the marginals one more sweep each way.
 
-    Reference: section 3.1 (T_Proj on every graph), Theorem 4.1 (derivatives equal marginals).
+    Reference: section 3.1 (T_Proj on every graph), Theorem 4.1 (derivatives equal marginals). Plain
+    numpy version: tests/reference/elimination.py.
     """
 
     memory_limit: int = eqx.field(static=True, default=4 * 2**30)

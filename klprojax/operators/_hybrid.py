@@ -97,7 +97,8 @@ class DykstraHybrid(AbstractIterativeSolver):
     Raises:
         ValueError: negative tolerance.
 
-    Reference: section 3.1, Proposition 3.1; Walsh and Regalia (2010), theorem 1.
+    Reference: section 3.1, Proposition 3.1; Walsh and Regalia (2010), theorem 1. Plain numpy
+    version: tests/reference/bp_sweep.py.
     """
 
     tolerance: float = eqx.field(static=True, default=1e-6)

@@ -35,6 +35,10 @@ def t_proj(
 ) -> VariableTables:
     """Apply ``T_Proj = π→_𝒫 ∘ π←_𝒬`` to the replicated joint table of a factor graph.
 
+    Named fused implementation of one step of ``Cyclic`` with ``compose(right(P), left(Q))`` on the
+    replicated lift: P the products over all copies, Q the face on which the copies agree. Plain
+    numpy version: tests/reference/elimination.py.
+
     ``T_Proj(q_{-1})`` is a product over the copies of the variables, and every copy of a variable
     has the same factor, its exact marginal. So one table per variable is the whole result, in
     factored form.

@@ -1,6 +1,7 @@
 """Schemes: what is done with the projections, each written once, for every space.
 
-Alternating, cyclic and Dykstra's projections, Douglas-Rachford, the difference map, ADMM.
+Alternating, cyclic and Dykstra's projections, Douglas-Rachford, the difference map, ADMM. Plain
+numpy versions: tests/reference/dykstra.py.
 """
 
 import abc

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import _bp_problems, _bp_report, bp
 from benchmarks._bp_problems import Problem, bytes_per_iteration, ising, problem, random_pairs
+from tests.reference import bp_sweep
 
 SECONDS = {"cpu_s": 1.0, "wall_s": 1.0}
 RUN = {"cpu_s": {"median": 1.0, "min": 1.0}, "wall_s": {"median": 1.0, "min": 1.0}, "samples": 1}
@@ -16,26 +17,16 @@ RUN = {"cpu_s": {"median": 1.0, "min": 1.0}, "wall_s": {"median": 1.0, "min": 1.
 
 def naive_beliefs(given: Problem, iterations: int) -> np.ndarray:
     """Flooding, one factor at a time, float64."""
+    cards = [given.states] * len(given.unaries)
+    scopes = [*map(tuple, given.scopes.tolist()), *((v,) for v in range(len(cards)))]
     tables = np.exp(given.log_potentials.astype(np.float64))
     unaries = np.exp(given.unaries.astype(np.float64))
-    messages = np.full((len(tables), 2, given.states), 1.0 / given.states)
-
-    def beliefs(but=None):
-        out = unaries.copy()
-        for f, scope in enumerate(given.scopes):
-            for axis in (0, 1):
-                if (f, axis) != but:
-                    out[scope[axis]] *= messages[f, axis]
-        return out
-
+    # The programs know what unary factors say from the start.
+    messages = bp_sweep.uniform(cards, scopes)
+    messages[len(tables) :] = [[bp_sweep.normalized(unary)] for unary in unaries]
     for _ in range(iterations):
-        new = np.empty_like(messages)
-        for f, (a, b) in enumerate(given.scopes):
-            new[f, 0] = tables[f] @ beliefs((f, 1))[b]
-            new[f, 1] = tables[f].T @ beliefs((f, 0))[a]
-        messages = new / new.sum(axis=-1, keepdims=True)
-    out = beliefs()
-    return out / out.sum(axis=-1, keepdims=True)
+        messages = bp_sweep.sweep(cards, scopes, [*tables, *unaries], messages)
+    return np.array([bp_sweep.into_variable(cards, scopes, messages, v) for v in range(len(cards))])
 
 
 def recording(case: str, iterations: int) -> dict:

@@ -1,7 +1,7 @@
 """Random circuits and answers by enumeration, in plain numpy.
 
-A circuit is evaluated on one joint state at a time by a recursion that shares nothing with the
-package but the arrays of the structure.
+A circuit is evaluated on one joint state at a time by the plain sweep of ``tests/reference``, which
+shares nothing with the package but the arrays of the structure.
 """
 
 import itertools
@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from klprojax.circuits import CircuitBuilder, CircuitModel, Indicator
+from tests.reference.circuit_sweep import upward
+from tests.reference.em import row_evidence
 
 
 def random_circuit(seed, cards=(2, 3, 2, 2), *, dag=True, leaf=None, width=3) -> CircuitModel:
@@ -73,30 +75,21 @@ def leaf_tables(model):
     return out
 
 
-def node_values(model, state, log_evidence):
-    """S of every node (linear) at one joint state, by recursion with memory."""
-    s = model.circuit.structure
-    tables = leaf_tables(model)
-    weights = np.asarray(model.log_weights, np.float64)
-    memory = {}
-
-    def value(n):
-        if n not in memory:
-            lo, hi = s.offsets[n], s.offsets[n + 1]
-            if n in tables:
-                v, table = tables[n]
-                memory[n] = np.exp(table[state[v]] + log_evidence[v][state[v]])
-            elif s.kinds[n] == 1:
-                memory[n] = np.prod([value(int(c)) for c in s.children[lo:hi]])
-            else:
-                memory[n] = sum(
-                    np.exp(weights[s.weight_of_edge[e]]) * value(int(s.children[e]))
-                    for e in range(lo, hi)
-                )
-        return memory[n]
-
-    value(s.root)
-    return memory
+def as_nodes(model):
+    """Nodes and parameters as in ``tests/reference/circuit_sweep.py``, up to the root."""
+    s, tables, nodes, parameters = model.circuit.structure, leaf_tables(model), [], []
+    weights = np.exp(np.asarray(model.log_weights, np.float64))
+    for n in range(s.root + 1):
+        edges = slice(s.offsets[n], s.offsets[n + 1])
+        below = s.children[edges].tolist()
+        assert all(child < n for child in below)
+        if n not in tables and s.kinds[n] == 1:
+            nodes.append(("product", below))
+            continue
+        kind, what = ("leaf", tables[n][0]) if n in tables else ("sum", below)
+        nodes.append((kind, what, len(parameters)))
+        parameters.append(np.exp(tables[n][1]) if n in tables else weights[s.weight_of_edge[edges]])
+    return nodes, parameters
 
 
 def enumerate_joint(model, log_evidence=None):
@@ -104,9 +97,14 @@ def enumerate_joint(model, log_evidence=None):
     cards = model.circuit.cardinalities
     if log_evidence is None:
         log_evidence = [np.zeros(c) for c in cards]
+    nodes, parameters = as_nodes(model)
     joint = np.zeros(cards)
     for state in itertools.product(*map(range, cards)):
-        joint[state] = node_values(model, state, log_evidence)[model.circuit.root]
+        evidence = [
+            hard * np.exp(soft)
+            for hard, soft in zip(row_evidence(state, cards), log_evidence, strict=True)
+        ]
+        joint[state] = upward(nodes, parameters, evidence)[-1]
     return joint
 
 

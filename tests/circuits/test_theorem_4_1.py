@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from klprojax.circuits import CircuitBuilder, log_partition, sweep
+from tests.reference import circuit_sweep
 
-from ._circuits import enumerate_exact, node_values, random_circuit, random_evidence
+from ._circuits import as_nodes, enumerate_exact, enumerate_joint, random_circuit, random_evidence
 
 # The sums have at most a few hundred terms; each rounding is 1e-16.
 EXACT = {"rtol": 0.0, "atol": 1e-12}
@@ -321,14 +322,13 @@ def test_shares_of_large_numbers_in_float32():
     np.testing.assert_allclose(hessian(zero), share * (1 - share), rtol=1e-5)
 
 
-def test_enumeration_agrees_with_the_recursion():
-    # the oracle itself: parses against node values
+def test_enumeration_agrees_with_the_plain_sweep():
+    # the oracles themselves: parses against node values
     model = random_circuit(0)
     evidence = random_evidence(3, model.circuit.cardinalities)
-    total = sum(
-        node_values(model, state, evidence)[model.circuit.root]
-        for state in np.ndindex(*model.circuit.cardinalities)
-    )
-    np.testing.assert_allclose(
-        np.log(total), enumerate_exact(model, evidence).log_partition, atol=1e-12
-    )
+    exact, joint = enumerate_exact(model, evidence), enumerate_joint(model, evidence)
+    np.testing.assert_allclose(np.log(joint.sum()), exact.log_partition, atol=1e-12)
+    nodes, parameters = as_nodes(model)
+    got = circuit_sweep.marginals(nodes, parameters, [np.exp(e) for e in evidence])
+    for a, b in zip(got, exact.marginals, strict=True):
+        np.testing.assert_allclose(a, b, **EXACT)

@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from klprojax import FactorGraph
+from tests.reference import elimination
 
 
 class Exact(NamedTuple):
@@ -23,15 +24,10 @@ class Exact(NamedTuple):
 
 def joint_log_table(cardinalities, scopes, log_tables, log_evidence=None):
     """The unnormalised log-joint, one axis a variable."""
-    joint = np.zeros(cardinalities)
-    terms = list(zip(scopes, log_tables, strict=True))
     if log_evidence is not None:
-        terms += [((v,), table) for v, table in enumerate(log_evidence)]
-    for scope, table in terms:
-        order = np.argsort(scope, kind="stable")
-        shape = [n if v in scope else 1 for v, n in enumerate(cardinalities)]
-        joint = joint + np.transpose(table, order).reshape(shape)
-    return joint
+        scopes = [*scopes, *((v,) for v in range(len(cardinalities)))]
+        log_tables = [*log_tables, *log_evidence]
+    return elimination.eliminate(cardinalities, scopes, log_tables, range(len(cardinalities)))
 
 
 def log_sum(log_table):
@@ -55,50 +51,6 @@ def enumerate_exact(cardinalities, scopes, log_tables, log_evidence=None) -> Exa
         [marginal((v,)) for v in range(len(cardinalities))],
         [marginal(scope) for scope in scopes],
     )
-
-
-def numpy_flooding(cardinalities, scopes, log_tables, steps):
-    """Normalised sum-product in linear space, straight from the formulas of section 2.
-
-    Yields, per step, the beliefs and the messages ``m[k][a]`` from factor k to its axis a.
-    """
-    tables = [np.exp(t) for t in log_tables]
-    messages = [[np.full(cardinalities[v], 1 / cardinalities[v]) for v in s] for s in scopes]
-
-    def normalized(table):
-        total = table.sum()
-        return table / total if total > 0 else table
-
-    for _ in range(steps):
-        new = []
-        for k, scope in enumerate(scopes):
-            incoming = []
-            for v in scope:
-                product = np.ones(cardinalities[v])
-                for h, other in enumerate(scopes):
-                    if h != k and v in other:
-                        product = product * messages[h][other.index(v)]
-                incoming.append(normalized(product))
-            row = []
-            for a in range(len(scope)):
-                product = tables[k]
-                for b in range(len(scope)):
-                    if b != a:
-                        shape = [1] * len(scope)
-                        shape[b] = -1
-                        product = product * incoming[b].reshape(shape)
-                axes = tuple(b for b in range(len(scope)) if b != a)
-                row.append(normalized(product.sum(axis=axes)))
-            new.append(row)
-        messages = new
-        beliefs = []
-        for v, card in enumerate(cardinalities):
-            product = np.ones(card)
-            for k, scope in enumerate(scopes):
-                if v in scope:
-                    product = product * messages[k][scope.index(v)]
-            beliefs.append(normalized(product))
-        yield beliefs, messages
 
 
 def build(model):

@@ -1,12 +1,13 @@
 """The Dykstra-type hybrid: iterate by iterate normalised flooding belief propagation."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import klprojax
@@ -15,14 +16,13 @@ from klprojax.geometry import ProductFamily
 from klprojax.graphs._replication import ReplicatedLift
 from klprojax.operators import HybridState
 from klprojax.projections import Dykstra, LogTables, compose, left, right
+from tests.reference import bp_sweep
 
 from ._enumeration import (
     build,
     by_edge,
     by_variable,
     enumerate_exact,
-    models,
-    numpy_flooding,
     random_tables,
 )
 
@@ -35,6 +35,12 @@ INF = np.inf
 LOOPY = {
     "cardinalities": [2, 3, 2, 4],
     "scopes": [(0, 1), (1, 2), (2, 0), (0, 1, 3), (3,)],
+}
+# Loops of all kinds, and factors on the same variables, on one, on none; a variable in no factor.
+STRUCTURES = {
+    "loopy": LOOPY,
+    "twice": {"cardinalities": [3, 2, 1, 2], "scopes": [(0, 1), (1, 0), (), (3, 1, 0), (2,)]},
+    "alone": {"cardinalities": [2, 3, 2, 2], "scopes": [(2, 0), (0, 1, 2), (1, 2)]},
 }
 
 
@@ -113,14 +119,23 @@ def redraw(model, seed, zeros):
     }
 
 
-@settings(max_examples=5)
-@given(model=models(max_factors=5), seed=st.integers(0, 2**32 - 1))
-def test_structured_equals_flooding_belief_propagation(model, seed):
-    graph = FactorGraph(model["cardinalities"], model["scopes"])
+@functools.cache
+def structured(name):
+    """The graph, the hybrid told the evidence at once and in the first step, the messages."""
+    graph = FactorGraph(**STRUCTURES[name])
     hybrid, bp = DykstraHybrid(tolerance=0.0), BeliefPropagation(tolerance=0.0)
-    run = trajectory(hybrid, graph, lambda tables, evidence: hybrid.init(graph, tables, evidence))
-    late = trajectory(hybrid, graph, lambda tables, _: hybrid.init(graph, tables))
-    run_bp = trajectory(bp, graph, lambda tables, _: bp.init(graph, tables))
+    return (
+        graph,
+        trajectory(hybrid, graph, lambda tables, evidence: hybrid.init(graph, tables, evidence)),
+        trajectory(hybrid, graph, lambda tables, _: hybrid.init(graph, tables)),
+        trajectory(bp, graph, lambda tables, _: bp.init(graph, tables)),
+    )
+
+
+@settings(max_examples=6)
+@given(name=st.sampled_from(list(STRUCTURES)), seed=st.integers(0, 2**32 - 1))
+def test_structured_equals_flooding_belief_propagation(name, seed):
+    model, (graph, run, late, run_bp) = STRUCTURES[name], structured(name)
     unary = [(v,) for v in range(len(model["cardinalities"]))]
     for zeros in (0.0, 0.2, 0.4):
         drawn = redraw(model, seed, zeros)
@@ -153,7 +168,7 @@ def test_structured_equals_flooding_belief_propagation(model, seed):
 
 
 def check_formulas(graph, model, states, with_messages):
-    for n, (want_beliefs, want) in enumerate(numpy_flooding(**model, steps=STEPS)):
+    for n, (want_beliefs, want) in enumerate(bp_sweep.iterates(**model, steps=STEPS)):
         state = at(n, states)
         close(by_variable(graph, beliefs(state.log_q)), want_beliefs)
         if not with_messages:
@@ -182,14 +197,10 @@ def gauge(log_table):
     return log_table - log_table.mean()
 
 
-@settings(max_examples=4)
-@given(model=models(max_entries=2**10, max_edges=7, max_factors=4), seed=st.integers(0, 2**32 - 1))
-def test_dense_equals_structured_equals_formulas(model, seed):
-    graph = FactorGraph(model["cardinalities"], model["scopes"])
-    lift = ReplicatedLift(graph)
-    assume(lift.shape)  # some edge
-    solver = DykstraHybrid()
-    run = trajectory(solver, graph, lambda tables, _: solver.init(graph, tables))
+@functools.cache
+def generic(name):
+    """The lift of a graph, and a program that runs the generic scheme on its dense tables."""
+    lift = ReplicatedLift(FactorGraph(**STRUCTURES[name]))
 
     def dense(log_potentials):
         space, scheme = LogTables(), Dykstra()
@@ -206,7 +217,14 @@ def test_dense_equals_structured_equals_formulas(model, seed):
         start = scheme.init(space, projections, lift.log_table(log_potentials))
         return jax.lax.scan(one, start, None, length=STEPS)[1]
 
-    run_dense = compiled(dense)
+    return lift, compiled(dense)
+
+
+@settings(max_examples=6)
+@given(name=st.sampled_from(list(STRUCTURES)), seed=st.integers(0, 2**32 - 1))
+def test_dykstra_hybrid_is_the_generic_scheme(name, seed):
+    model, (graph, _, run, _), (lift, run_dense) = STRUCTURES[name], structured(name), generic(name)
+    nothing = tuple(jnp.zeros_like(t) for t in graph.log_evidence())
     for zeros in (0.0, 0.3):
         drawn = redraw(model, seed, zeros)
         del drawn["log_evidence"]
@@ -214,8 +232,8 @@ def test_dense_equals_structured_equals_formulas(model, seed):
         states = run_dense(log_potentials)
         assert not any(np.isnan(leaf).any() for leaf in jax.tree.leaves(states))
         start = np.asarray(lift.log_table(log_potentials))
-        small = run(log_potentials, None)
-        for n, (want, _) in enumerate(numpy_flooding(**drawn, steps=STEPS)):
+        small = run(log_potentials, nothing)
+        for n, (want, _) in enumerate(bp_sweep.iterates(**drawn, steps=STEPS)):
             compare_dense(graph, lift, start, at(n, states), at(n, small), want, n)
 
 

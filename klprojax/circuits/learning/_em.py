@@ -24,9 +24,10 @@ class EMState(NamedTuple):
 
 
 class EMStep(AbstractStep):
-    """Learn by expectation maximisation, in batches or on all rows at once.
+    """Learn by stochastic expectation maximisation: a running average of flows over batches.
 
-    A batch's flows are its I-projection (E-step); the normalised running average of flows is the
+    Alternating projections are `em_step`, on all rows at once; this is their stochastic form. A
+    batch's flows are its I-projection (E-step); the normalised running average of flows is the
     right projection onto the circuit's parameters (M-step):
     ``s <- (1 - γ) s + γ (N / B) flows``, ``w = (s + α / n) / (sum s + α)``.
 
@@ -194,6 +195,11 @@ def em_step(
     softening: float = 0.0,
 ) -> tuple[TensorParameters, Float[Array, ""]]:
     """One step of EM on all rows given: an I-projection, then a right projection.
+
+    Named fused implementation of a step of ``Cyclic`` with ``left(data)`` and the right projection
+    onto the circuit's distributions, on the joint tables of states and parses: ``data`` are the
+    tables whose marginal over states is that of the rows. This holds for complete rows without
+    pseudocount and softening. Plain numpy version: tests/reference/em.py.
 
     Without pseudocount the mean log-likelihood never falls.
 

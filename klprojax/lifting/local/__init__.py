@@ -2,6 +2,7 @@
 
 A Gaussian log-table `-(ω/2)|v - v̄|²` turns KL into weighted squared distance; the zero-temperature
 limit of the I-projection onto a delta face `{z = ψ(a)}` is the nearest point of the graph of ψ.
+Plain numpy versions: tests/reference/local_projections.py.
 """
 
 from ._activation import ActivationProjection as ActivationProjection

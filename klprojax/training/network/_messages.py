@@ -88,7 +88,8 @@ class LiftedNetwork:
             the number of copies a layer. `"product"`: the mean at the copies' summed precision, the
             product of their tables; the orthogonal projection of the lifted space. `"slope"`: the
             summed slope alone, as a linear table at precision `precisions.node`; as that precision
-            tends to 0 relative to the others the visits become backpropagation.
+            tends to 0 relative to the others the visits become backpropagation. These visits are
+            a sweep of Gaussian messages, not a splitting: no copy has a value of its own.
 
     Raises:
         ValueError: an unknown consensus, or a factor that cannot be projected onto.

@@ -265,8 +265,10 @@ class Work:
 class Splitting(AbstractNetworkScheme):
     """A generic scheme on the two halves of a network's constraints, half 0 with the output factor.
 
-    Named fused implementation: the iterates are those of ``klprojax.projections`` on arrays of
-    copies, one per sample and unit, in memory that does not hold them.
+    Named fused implementation of the scheme on the Gaussian copies of a network's values, one per
+    sample and unit, with two projections: each moves the constraints of one half onto their graphs
+    and sets what the other half reads to the consensus. The iterates are those of
+    ``klprojax.projections`` on arrays of copies, in memory that does not hold them.
 
     Args:
         scheme: `DouglasRachford`, `DifferenceMap`, `ADMM`, `Dykstra` or your own.

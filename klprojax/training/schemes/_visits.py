@@ -41,6 +41,11 @@ class _Visits(AbstractNetworkScheme):
 class CyclicProjections(_Visits):
     """One backward sweep: the output factor, every constraint from last to first, the parameters.
 
+    Named fused implementation of ``Cyclic`` on the Gaussian copies of a network's values, with one
+    projection per constraint and one per parameter, for consensus ``"average"`` and ``"product"``.
+    With ``"slope"``, the default of `ProjectionStep`, it is one sweep of Gaussian messages and no
+    projection of copies. Plain numpy version: tests/reference/projection_step.py.
+
     Each constraint sees what those above it said in the same sweep, so one sweep carries the signal
     of the output factor to every layer.
 
@@ -59,6 +64,9 @@ class CyclicProjections(_Visits):
 
 class AlternatingProjections(_Visits):
     """Two half-steps: every second constraint, counted from the output factor, then the others.
+
+    Named fused implementation of ``Cyclic`` with the projections of the two halves (see
+    `Splitting`), for consensus ``"average"`` and ``"product"``.
 
     Constraints of one half share no value, so a half-step is the projection onto their product.
     The signal moves one constraint down a half-step: with fewer iterations than layers the first

@@ -92,3 +92,50 @@ def region_circuits():
             mixing=(2,),
         ),
     }
+
+
+def as_nodes(circuit):
+    """The circuit as in ``tests/reference/circuit_sweep.py``.
+
+    Returns:
+        The nodes, and a function from `TensorParameters` to the list of their parameters.
+    """
+    s, units, numbers, nodes = circuit.structure, range(circuit.structure.units), {}, []
+
+    def add(kind, below, key, size):
+        return node(kind, below, numbers.setdefault((*key, size), len(numbers)))
+
+    def node(*parts):
+        nodes.append(parts)
+        return len(nodes) - 1
+
+    vectors = [
+        [add("leaf", v, ("log_inputs", (block, k)), s.cardinalities[v]) for k in units]
+        for v, block in zip(s.variables, s.input_blocks, strict=True)
+    ]
+
+    def products(children):
+        if len(children) == 1:
+            return vectors[children[0]]
+        return [node("product", [vectors[child][k] for child in children]) for k in units]
+
+    row = iter(s.weights_of.tolist())
+    for number, level in enumerate(s.levels):
+        for children in level:
+            block, mixed = next(row), number in s.mixing
+            name = "log_mixing" if mixed else "log_weights"
+            below = None if mixed else products(children)
+            vectors.append([])
+            for k in units:
+                summed = [vectors[child][k] for child in children] if mixed else below
+                vectors[-1].append(add("sum", summed, (name, (block, k)), len(summed)))
+    top = [n for children in s.roots for n in products(children)]
+    add("sum", top, ("log_root", ()), len(top))
+
+    def parameters(tables):
+        return [
+            np.exp(np.asarray(getattr(tables, name)[index], np.float64)).reshape(-1)[:size]
+            for name, index, size in numbers
+        ]
+
+    return nodes, parameters

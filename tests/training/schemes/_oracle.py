@@ -7,67 +7,7 @@ factor keeps `O[i]`. A point is a dict of these and of the parameters' own value
 
 import numpy as np
 
-
-def bilinear(a, w, z, omega_a, omega_w, rho):
-    """Nearest points of `u = a·w` by bisection in Lagrange's multiplier."""
-    limit = np.sqrt(omega_a * omega_w)
-    low, high = np.full(z.shape, -limit), np.full(z.shape, limit)
-
-    def solve(force):
-        f = force[..., None]
-        shrink = 1 - f**2 / (omega_a * omega_w)
-        return (a + f / omega_a * w) / shrink, (w + f / omega_w * a) / shrink
-
-    for _ in range(90):
-        middle = (low + high) / 2
-        with np.errstate(divide="ignore", invalid="ignore"):
-            p, q = solve(middle)
-            below = np.sum(p * q, -1) + middle / rho < z
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    p, q = solve((low + high) / 2)
-    return p, q, np.sum(p * q, -1)
-
-
-def activation(s, b, z, omega_s, omega_b, rho, relu):
-    """Nearest points of `z = σ(s + b)`."""
-    total, omega = s + b, 1 / (1 / omega_s + 1 / omega_b)
-    on = (omega * total + rho * z) / (omega + rho)
-    new = on
-    if relu:
-        on, off = np.maximum(on, 0), np.minimum(total, 0)
-        cost_on = omega * (on - total) ** 2 + rho * (on - z) ** 2
-        cost_off = omega * (off - total) ** 2 + rho * z**2
-        new = np.where(cost_on < cost_off, on, off)
-    move = omega * (new - total)
-    return s + move / omega_s, b + move / omega_b, np.maximum(new, 0) if relu else new
-
-
-def proximal(logits, labels, omega):
-    """Proximal step of the cross-entropy: Newton's method with halving, row by row."""
-    out = np.empty_like(logits)
-    for i, (row, label) in enumerate(zip(logits, labels, strict=True)):
-        y = np.eye(len(row))[label]
-
-        def cost(x, row=row, label=label):
-            top = x.max()
-            return (
-                omega / 2 * np.sum((x - row) ** 2) + top + np.log(np.exp(x - top).sum()) - x[label]
-            )
-
-        x = row.copy()
-        for _ in range(100):
-            p = np.exp(x - x.max())
-            p /= p.sum()
-            hessian = omega * np.eye(len(row)) + np.diag(p) - np.outer(p, p)
-            step = -np.linalg.solve(hessian, omega * (x - row) + p - y)
-            scale = 1.0
-            while cost(x + scale * step) > cost(x) and scale > 1e-6:
-                scale /= 2
-            x = x + scale * step
-            if np.abs(step).max() < 1e-15:
-                break
-        out[i] = x
-    return out
+from tests.reference import local_projections
 
 
 class Lifted:
@@ -111,7 +51,7 @@ class Lifted:
         """Project the units of a dense layer."""
         p = self.p
         rho = self._rho(1, p["unit"])
-        return bilinear(a, w, target, p["activation"][k], p["weight"][k], rho)
+        return local_projections.dense(a, w, target, p["activation"][k], p["weight"][k], rho)
 
     def active(self, k, s, b, above):
         """Project an activation; `above` is what its readers hold."""
@@ -120,7 +60,7 @@ class Lifted:
         rho = self._rho(
             1 if last else above.shape[1], p["output"] if last else p["activation"][k + 1]
         )
-        return activation(s, b, target, p["unit"], p["bias"], rho, not last)
+        return local_projections.activation(s, b, target, p["unit"], p["bias"], rho, not last)
 
     def mean(self, copies):
         """Consensus of a parameter's copies over the samples."""
@@ -147,37 +87,7 @@ class Lifted:
                 new["PW", k] = self.mean(point["W", k])
                 new["W", k] = np.repeat(new["PW", k][None], batch, 0)
         if half == 0:
-            new["O", 0] = proximal(point["O", 0], self.labels, self.p["output"])
+            new["O", 0] = local_projections.loss(point["O", 0], self.labels, self.p["output"])
         else:
             new["A", 0] = np.repeat(self.x[:, None], point["A", 0].shape[1], 1)
         return new
-
-    def cyclic(self, state):
-        """One backward sweep on `(u, z, W, b)`, the values on which the copies agree."""
-        u, z, weights, biases = (list(part) for part in state)
-        above = proximal(z[-1], self.labels, self.p["output"])
-        batch, moved_w, moved_b = len(self.x), [], []
-        for k in reversed(range(self.layers)):
-            s, b, z[k] = self.active(k, u[k], np.repeat(biases[k][None], batch, 0), above)
-            below = z[k - 1] if k else self.x
-            wide = np.repeat(below[:, None], len(weights[k]), 1)
-            above, w, u[k] = self.dense(k, wide, np.repeat(weights[k][None], batch, 0), s)
-            moved_w.append(self.mean(w))
-            moved_b.append(self.mean(b))
-        return u, z, moved_w[::-1], moved_b[::-1]
-
-    def start_cyclic(self, weights, biases):
-        """The forward pass."""
-        u, z, h = [], [], self.x
-        for k, (w, b) in enumerate(zip(weights, biases, strict=True)):
-            u.append(h @ w.T)
-            h = u[-1] + b
-            h = np.maximum(h, 0) if k < len(weights) - 1 else h
-            z.append(h)
-        self.layers = len(weights)
-        return u, z, list(weights), list(biases)
-
-
-def mix(*terms):
-    """Linear combination of points, given as `(scale, point)`."""
-    return {key: sum(scale * point[key] for scale, point in terms) for key in terms[0][1]}

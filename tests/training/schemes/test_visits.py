@@ -1,6 +1,4 @@
-"""Alternating and cyclic projections against copies written out."""
-
-from typing import Any
+"""Alternating and cyclic projections, iterate by iterate the generic `Cyclic`."""
 
 import equinox as eqx
 import jax
@@ -8,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from klprojax.projections import Cyclic
 from klprojax.training import AlternatingProjections, CrossEntropy, CyclicProjections, Precisions
 from klprojax.training.network import LiftedNetwork, trace_network
 from klprojax.training.schemes._visits import relative_change
@@ -18,63 +17,49 @@ from ._case import (
     UNEQUAL,
     assert_close,
     iterates,
-    of_point,
-    oracle,
+    matrices,
+    on_halves,
+    on_visits,
     precisions,
     problem,
 )
 
-COUNT = 12
+COUNT = 20
 SETTINGS = [("average", PLAIN, 1), ("product", UNEQUAL, 2), ("average", UNEQUAL, 2)]
 
 
-def alternating(consensus, p, depth, dtype: Any = np.float64, count=COUNT):
-    lifted, weights, biases = oracle(consensus, p, depth, dtype)
-    point, out = lifted.forward(weights, biases), []
-    for _ in range(count):
-        point = lifted.project(lifted.project(point, 0), 1)
-        out.append(of_point(point))
-    return out
+def alternating(count, *options):
+    return on_halves(Cyclic(), count, *options)
 
 
-def cyclic(consensus, p, depth, dtype: Any = np.float64, count=COUNT):
-    lifted, weights, biases = oracle(consensus, p, depth, dtype)
-    state, out = lifted.start_cyclic(weights, biases), []
-    for _ in range(count):
-        state = lifted.cyclic(state)
-        out.append([v for pair in zip(state[2], state[3], strict=True) for v in pair])
-    return out
+TRUTHS = [(AlternatingProjections(), alternating), (CyclicProjections(), on_visits)]
 
 
 @pytest.mark.parametrize(("consensus", "p", "depth"), SETTINGS)
-@pytest.mark.parametrize(
-    ("scheme", "truth"), [(AlternatingProjections(), alternating), (CyclicProjections(), cyclic)]
-)
-def test_iterates_are_those_of_the_copies(scheme, truth, consensus, p, depth):
+@pytest.mark.parametrize(("scheme", "truth"), TRUTHS)
+def test_visits_are_the_generic_cyclic_scheme(scheme, truth, consensus, p, depth):
     mine, state = iterates(scheme, COUNT, consensus, p, depth)
-    # The two find every root to rounding; twelve iterations may multiply that a thousandfold.
-    assert_close(mine, truth(consensus, p, depth), 1e-11)
+    # The two find every root to rounding; twenty iterations may multiply that a hundredfold.
+    assert_close(mine, truth(COUNT, consensus, p, depth), 1e-12)
     assert float(scheme.residual(state)) < 1e-13  # rounding
     # Something moves, in every layer, and the iterates differ.
     assert all(np.abs(a - b).max() > 1e-5 for a, b in zip(mine[-1], mine[0], strict=True))
 
 
-@pytest.mark.parametrize(
-    ("scheme", "truth"), [(AlternatingProjections(), alternating), (CyclicProjections(), cyclic)]
-)
+@pytest.mark.parametrize(("scheme", "truth"), TRUTHS)
 def test_float32_follows_to_its_own_rounding(scheme, truth):
     mine, _ = iterates(scheme, COUNT, "product", UNEQUAL, 1, np.float32)
     assert {leaf.dtype for row in mine for leaf in row} == {np.dtype(np.float32)}
     # A thousand roundings of 1e-7 at most; a relu that flips would show as 1e-2.
-    assert_close(mine, truth("product", UNEQUAL, 1, np.float32), 1e-4)
+    assert_close(mine, truth(COUNT, "product", UNEQUAL, 1, np.float32), 1e-4)
 
 
 def test_alternating_projections_reach_one_layer_a_half_step():
     # 3 linear maps: after one iteration (two half-steps) the first matrix has not moved.
     mine, _ = iterates(AlternatingProjections(), 4, depth=2)
-    truth = alternating("average", PLAIN, 2, count=4)
+    truth = alternating(4, "average", PLAIN, 2)
     assert_close(mine, truth, 1e-12)
-    start = oracle(depth=2)[1][0]
+    _, _, (start, *_), _ = matrices(depth=2)
     moved = [float(np.abs(step[0] - start).max()) for step in mine]
     assert moved[0] < 1e-15  # rounding of the consensus of equal copies
     assert moved[-1] > 1e-6
