@@ -89,7 +89,7 @@ def test_large_and_infinite_log_odds(dtype):
     size = rng.choice([0.3, 50.0, 1e4, np.inf, 0.0], (code.num_variables, 4))
     truth = np.zeros(code.num_variables, bool)
     log_odds = np.where(rng.random(size.shape) < 0.1, -0.3, size).astype(dtype)
-    for steps in (1, 2, 4):
+    for steps in (1, 4):
         got = decode(code, log_odds, steps, early_stop=False)
         assert not np.isnan(got.log_odds).any()
         for word, want in enumerate(beliefs(code, log_odds, steps, "sum")):

@@ -70,7 +70,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flooding",
+        "binary",
+        "sweep",
+        "elimination",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("log", "sequential", "residual")),
+    ],
+)
 def test_jvp_and_grad_match_finite_differences(name):
     solver, shape = CASES[name]
     graph, point, direction = problem(**shape)

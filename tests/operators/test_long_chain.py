@@ -48,7 +48,7 @@ SOLVERS = [Elimination(), BeliefPropagation(schedule=TreeSweep())]
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=["elimination", "sweep"])
-@pytest.mark.parametrize("kind", ["spread", "two values"])
+@pytest.mark.parametrize("kind", ["two values", pytest.param("spread", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     # A single message has a rounding error of eps * 1e3: 2e-13 and 6e-5. Where states tie, errors
     # of many messages add up like a random walk.

@@ -176,10 +176,10 @@ def tables_of(graph, log_potentials):
 @pytest.mark.parametrize(
     ("rule", "solver"),
     [
-        (None, BeliefPropagation()),
         (None, DykstraHybrid()),
-        (Parity(), BeliefPropagation()),
         (Or(), SWEEP),
+        pytest.param(None, BeliefPropagation(), marks=pytest.mark.slow),
+        pytest.param(Parity(), BeliefPropagation(), marks=pytest.mark.slow),
     ],
 )
 def test_other_operators_keep_them_too(rule, solver):

@@ -96,7 +96,9 @@ def test_float32_is_close_to_float64(name):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)  # the same, summed over the rows
 
 
-@pytest.mark.parametrize("name", ["rat", "coarse", "uneven"])
+@pytest.mark.parametrize(
+    "name", ["uneven", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rat", "coarse"))]
+)
 def test_full_batch_em_never_falls(name):
     circuit = ALL[name]
     rows = data(0, 40, circuit.cardinalities, missing=True)

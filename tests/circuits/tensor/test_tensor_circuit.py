@@ -38,7 +38,14 @@ def soft_evidence(circuit, count=4, seed=2):
     return tuple(out)
 
 
-@pytest.mark.parametrize("name", ["mixture", "scanned", "ragged", "braided", "shared"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mixture",
+        "ragged",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("scanned", "braided", "shared")),
+    ],
+)
 def test_equals_the_explicit_circuit(name):
     circuit = ALL[name]
     parameters = circuit.init(1)

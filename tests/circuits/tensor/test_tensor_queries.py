@@ -83,7 +83,10 @@ def test_what_is_scanned():
     assert (ragged.below.parents == 6).any()
 
 
-@pytest.mark.parametrize("name", ["shared", "scanned", "ragged", "uneven"])
+@pytest.mark.parametrize(
+    "name",
+    ["scanned", "uneven", *(pytest.param(n, marks=pytest.mark.slow) for n in ("shared", "ragged"))],
+)
 def test_likelihoods_of_any_kind(name):
     circuit, p, states, probs = known(name)
     rows = masks(circuit)
@@ -131,7 +134,11 @@ def test_posteriors_and_expectations():
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("mixture", np.float64), ("scanned", np.float64), ("uneven", np.float32)],
+    [
+        ("mixture", np.float64),
+        ("uneven", np.float32),
+        pytest.param("scanned", np.float64, marks=pytest.mark.slow),
+    ],
 )
 def test_samples_follow_the_posterior(name, dtype):
     circuit, p, states, probs = known(name)

@@ -21,7 +21,10 @@ WEIGHTS = jnp.asarray([1.0, 1.0, 0.0, 1.0])
 # Each a model, a consensus and the schemes compiled together for it.
 SETTINGS = [
     ("mlp", "slope", [CyclicProjections(), AlternatingProjections()]),
-    ("mlp", "average", [CyclicProjections(), Splitting(DouglasRachford(), explicit_units=0)]),
+    pytest.param(
+        *("mlp", "average", [CyclicProjections(), Splitting(DouglasRachford(), explicit_units=0)]),
+        marks=pytest.mark.slow,
+    ),
     ("mlp", "product", [AlternatingProjections(), Splitting(DouglasRachford(), explicit_units=8)]),
     ("recurrent", "slope", [CyclicProjections()]),
     (
@@ -29,7 +32,10 @@ SETTINGS = [
         "product",
         [CyclicProjections(), Splitting(DouglasRachford(), history=2)],
     ),
-    ("embedding", "average", [CyclicProjections(), AlternatingProjections()]),
+    pytest.param(
+        *("embedding", "average", [CyclicProjections(), AlternatingProjections()]),
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
