@@ -8,22 +8,11 @@ from jax.extend import core as jex
 from ._psi import Psi
 
 # Calls: a name has no mathematical meaning, so what they hold belongs to the program around them.
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "call": "call_jaxpr",
-}
+_CALLS = dict.fromkeys(("jit", "pjit", "remat", "remat2", "checkpoint"), "jaxpr")
+_CALLS |= dict.fromkeys(("closed_call", "core_call", "call"), "call_jaxpr")
 # Functions whose derivative is given by a rule.
-_RULED = {
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-}
+_RULED = dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), "call_jaxpr")
+_RULED |= {"custom_vjp_call_jaxpr": "fun_jaxpr"}
 RULES = ("custom_jvp", "custom_vjp")
 
 

@@ -30,20 +30,14 @@ EXTREMA = frozenset({"reduce_max", "reduce_min"})
 BILINEAR = frozenset({"dot_general", "conv_general_dilated"})
 # Callbacks run arbitrary Python: nothing is known about their slope.
 CALLBACKS = frozenset({"pure_callback", "io_callback", "debug_callback", "ffi_call"})
-_NUMPY_NAMES = {
-    **{name: name for name in ("abs", "add", "cos", "exp", "expm1", "log", "log1p", "sin", "sqrt")},
-    "add_any": "add",
-    "div": "divide",
-    "max": "maximum",
-    "min": "minimum",
-    "mul": "multiply",
-    "neg": "negative",
-    "square": "square",
-    "sub": "subtract",
-    "tanh": "tanh",
+# Elementwise primitives that NumPy evaluates too, under a name of its own where one is given:
+# nothing to compile for each new shape.
+_NUMPY_NAMES = """abs add add_any=add cos div=divide exp expm1 log log1p max=maximum min=minimum
+    mul=multiply neg=negative sin sqrt square sub=subtract tanh"""
+NUMPY: dict[str, Callable[..., Any]] = {
+    name: getattr(np, other or name)
+    for name, _, other in (word.partition("=") for word in _NUMPY_NAMES.split())
 }
-# Elementwise primitives that NumPy evaluates too: nothing to compile for each new shape.
-NUMPY: dict[str, Callable[..., Any]] = {k: getattr(np, v) for k, v in _NUMPY_NAMES.items()}
 
 
 def is_elementwise(eqn: Any, rules: tuple[str, ...]) -> bool:

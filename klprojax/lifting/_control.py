@@ -11,18 +11,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._tracing import LiftError, Psi, Replay, scan_carry_activity, scan_counts
+from ._primitive import PrimitiveRule
 from ._structure import Structure
-from ._sweeps import downward, upward
+from ._sweeps import downward, or_zeros, upward
 
 LiftJaxpr = Callable[..., tuple[Structure, tuple[Any, ...]]]
 
 
-class WhileRule:
+class WhileRule(PrimitiveRule):
     """A `while_loop` whose length is known only at run time: evaluated, never reversed."""
 
     def __init__(self, equation: Any, active: tuple[int, ...], sends: tuple[bool, ...], place: str):
-        del sends
-        self.psi = Psi(equation)
+        super().__init__(equation, active, sends, place)
         if active:
             raise LiftError(
                 "messages must pass down through a while_loop, whose number of iterations is not"
@@ -31,12 +31,8 @@ class WhileRule:
                 place,
             )
 
-    def upward(self, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], Any]:
-        """Run the loop."""
-        return self.psi(*inputs), ()
 
-
-class CondRule:
+class CondRule(PrimitiveRule):
     """A `cond` or `switch`: the downward pass of the branch that was taken."""
 
     def __init__(
@@ -47,18 +43,13 @@ class CondRule:
         place: str,
         lift_jaxpr: LiftJaxpr,
     ):
-        self.psi = Psi(equation)
-        self.active = active
+        super().__init__(equation, active, sends, place)
         count = len(equation.invars) - 1
         mask = [position + 1 in active for position in range(count)]
         self.branches = tuple(
             lift_jaxpr(branch, mask, sends, where=f"{place} > ")
             for branch in (equation.params["branches"] if active else ())
         )
-
-    def upward(self, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], Any]:
-        """Evaluate the branch that is taken."""
-        return self.psi(*inputs), ()
 
     def downward(
         self, inputs: Sequence[Any], outputs: Sequence[Any], saved: Any, slopes: Sequence[Any]
@@ -72,7 +63,7 @@ class CondRule:
             values, inner = upward(structure, constants, given)
             beliefs, _ = downward(structure, values, inner, seeds)
             return tuple(
-                _materialise(beliefs[structure.inputs[p - 1]], given[p - 1]) for p in self.active
+                or_zeros(beliefs[structure.inputs[p - 1]], given[p - 1]) for p in self.active
             )
 
         branches = [
@@ -142,7 +133,7 @@ class ScanRule:
         def pull(values: Any, saved: Any, seeds: Any) -> tuple[Any, ...]:
             beliefs, _ = downward(self.body, values, saved, seeds)
             return tuple(
-                _materialise(beliefs[index], values[index])
+                or_zeros(beliefs[index], values[index])
                 for index, flag in zip(self.body.inputs, self.mask, strict=True)
                 if flag
             )
@@ -198,7 +189,7 @@ class ScanRule:
         count = len(pull.reads) - sum(self.sends)
 
         seeds = tuple(
-            _materialise(slope, y)
+            or_zeros(slope, y)
             for slope, y, flag in zip(slopes, outputs, self.sends, strict=True)
             if flag
         )
@@ -258,7 +249,3 @@ class ScanRule:
                 values, _ = factor.rule.upward([known[index] for index in factor.inputs])
                 known.update(zip(factor.outputs, values, strict=True))
         return known
-
-
-def _materialise(slope: Any, value: Any) -> Any:
-    return jnp.zeros_like(value) if slope is None else slope

@@ -19,7 +19,7 @@ from ._results import Curvatures, Sensitivities, look_up
 from ._rules import lift_jaxpr
 from ._show import as_dot, as_networkx, as_table
 from ._structure import DeltaFactor, Structure, Variable
-from ._sweeps import downward, upward
+from ._sweeps import downward, or_zeros, upward
 from ._table_graph import TableGraph, table_graph
 
 _upward = partial(jax.jit, static_argnums=0)(upward)
@@ -127,7 +127,7 @@ class DeltaLift:
         sweep = downward if _is_traced((self.values, seed)) else _downward
         beliefs, messages = sweep(self.structure, self.values, self._saved, (seed,))
         slopes = [
-            _or_zeros(beliefs[index], self.values[index]) if wanted else None
+            or_zeros(beliefs[index], self.values[index]) if wanted else None
             for index, wanted in zip(
                 self.structure.inputs, self._arguments.is_variable, strict=True
             )
@@ -254,10 +254,6 @@ class DeltaLift:
 
     def __repr__(self) -> str:
         return f"DeltaLift(variables={len(self.variables)}, factors={len(self.factors)})"
-
-
-def _or_zeros(slope: Any, value: Any) -> Any:
-    return jnp.zeros_like(value) if slope is None else slope
 
 
 def _collapse(

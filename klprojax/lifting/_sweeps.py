@@ -7,6 +7,8 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import jax.numpy as jnp
+
 from ._structure import Structure
 
 
@@ -37,6 +39,11 @@ def upward(
             values[index] = value
         saved.append(kept)
     return tuple(values), tuple(saved)
+
+
+def or_zeros(slope: Any, value: Any) -> Any:
+    """The slope of a log-message into a variable, zeros where it is constant."""
+    return jnp.zeros_like(value) if slope is None else slope
 
 
 def product_of_messages(slopes: Sequence[Any]) -> Any:

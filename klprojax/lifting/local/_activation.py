@@ -19,24 +19,20 @@ from ..._tracing import no_python_values
 from ._descent import descend
 from ._quantise import level_values
 
+Units = Float[Array, "*units"]
+
 
 def project_identity(
-    s: Float[Array, "*units"],
-    z: Float[Array, "*units"],
-    input_precision: Any = 1.0,
-    output_precision: Any = 1.0,
-) -> Float[Array, "*units"]:
+    s: Units, z: Units, input_precision: Any = 1.0, output_precision: Any = 1.0
+) -> Units:
     """Project onto `{z = s}`: the weighted mean."""
     omega_s, omega_z = _precisions(s, input_precision, output_precision)
     return s + omega_z / (omega_s + omega_z) * (z - s)
 
 
 def project_relu(
-    s: Float[Array, "*units"],
-    z: Float[Array, "*units"],
-    input_precision: Any = 1.0,
-    output_precision: Any = 1.0,
-) -> Float[Array, "*units"]:
+    s: Units, z: Units, input_precision: Any = 1.0, output_precision: Any = 1.0
+) -> Units:
     """Project onto `{z = max(s, 0)}`: both pieces compared, the nearer point taken."""
     omega_s, omega_z = _precisions(s, input_precision, output_precision)
     zero = jnp.zeros_like(s)
@@ -50,11 +46,8 @@ def project_relu(
 
 
 def project_abs(
-    s: Float[Array, "*units"],
-    z: Float[Array, "*units"],
-    input_precision: Any = 1.0,
-    output_precision: Any = 1.0,
-) -> Float[Array, "*units"]:
+    s: Units, z: Units, input_precision: Any = 1.0, output_precision: Any = 1.0
+) -> Units:
     """Project onto `{z = |s|}`: both pieces compared, the nearer point taken."""
     omega_s, omega_z = _precisions(s, input_precision, output_precision)
     zero = jnp.zeros_like(s)
@@ -67,14 +60,14 @@ def project_abs(
 
 
 def project_quantise(
-    s: Float[Array, "*units"],
-    z: Float[Array, "*units"],
+    s: Units,
+    z: Units,
     input_precision: Any = 1.0,
     output_precision: Any = 1.0,
     *,
     levels: int = 2,
     scale: float = 1.0,
-) -> Float[Array, "*units"]:
+) -> Units:
     """Project onto the closure of the graph of `quantise`: every step compared.
 
     A point on the edge of two steps belongs to both in the closure. So that `quantise` itself gives
@@ -106,17 +99,17 @@ class ActivationProjection(NamedTuple):
         slope_a: slope of the log-table of a, `ω_a (ā - a*)`.
     """
 
-    u: Float[Array, "*units"]
-    a: Float[Array, "*units"]
-    slope_u: Float[Array, "*units"]
-    slope_a: Float[Array, "*units"]
+    u: Units
+    a: Units
+    slope_u: Units
+    slope_a: Units
 
 
 @no_python_values("the activation")
 def project_activation(
     activation: Callable[[Any], Any],
-    u: Float[Array, "*units"],
-    a: Float[Array, "*units"],
+    u: Units,
+    a: Units,
     *,
     input_precision: Any = 1.0,
     output_precision: Any = 1.0,
@@ -199,11 +192,11 @@ def _project(
 
 def project_elementwise(
     function: Callable[[Any], Any],
-    s: Float[Array, "*units"],
-    z: Float[Array, "*units"],
+    s: Units,
+    z: Units,
     input_precision: Any = 1.0,
     output_precision: Any = 1.0,
-) -> Float[Array, "*units"]:
+) -> Units:
     """Project onto the graph of any twice differentiable elementwise function.
 
     The result is the local minimum that damped Newton steps reach from s; see `project_activation`.

@@ -1,6 +1,7 @@
 """Products of two values: one projection for every bilinear map, dense layers and convolutions."""
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -113,10 +114,7 @@ class Dense(Bilinear):
         """Every entry of a has a copy a unit; every weight one a position."""
         (*positions, n), w_shape = shapes
         units = w_shape[0] if self.transposed else w_shape[1]
-        places = 1
-        for size in positions:
-            places *= size
-        return jnp.full((*positions, n), units), jnp.full(w_shape, places)
+        return jnp.full((*positions, n), units), jnp.full(w_shape, math.prod(positions))
 
     def reach_a(self, x):
         """Sum over inputs."""

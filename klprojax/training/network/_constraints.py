@@ -47,9 +47,9 @@ class AbstractLocalConstraint(abc.ABC):
     def apply(self, *inputs: Array) -> Array:
         """Evaluate the operation on a batch."""
 
-    @abc.abstractmethod
     def counts(self, shapes: tuple[tuple[int, ...], ...]) -> tuple[Array, ...]:
-        """Copies that one sample keeps of every entry of each input, in the input's shape."""
+        """Copies that one sample keeps of every entry of each input, in the input's shape; one."""
+        return tuple(jnp.ones(shape) for shape in shapes)
 
     @abc.abstractmethod
     def project(
@@ -86,23 +86,13 @@ class SumActivation(AbstractLocalConstraint):
         arity: number of summands.
     """
 
-    def __init__(
-        self,
-        function: Callable[[Array], Array],
-        kind: str,
-        arity: int,
-        options: dict[str, Any] | None = None,
-    ):
+    def __init__(self, function: Callable[[Array], Array], kind: str, arity: int, options=None):
         self.function, self.kind, self.arity = function, kind, arity
         self.options = options or {}
 
     def apply(self, *inputs):
         """Sum, then σ."""
         return self._batched(sum(inputs[1:], inputs[0]))
-
-    def counts(self, shapes):
-        """One copy of every summand."""
-        return tuple(jnp.ones(shape) for shape in shapes)
 
     def project(self, inputs, target, precisions, output_precision, weights, wanted) -> Projected:
         """Project the sum and share its displacement."""
@@ -160,10 +150,6 @@ class Maximum(AbstractLocalConstraint):
     def apply(self, a):
         """Largest entry."""
         return jnp.max(a, axis=self.axes) if self.sign > 0 else jnp.min(a, axis=self.axes)
-
-    def counts(self, shapes):
-        """One copy of every entry."""
-        return (jnp.ones(shapes[0]),)
 
     def project(self, inputs, target, precisions, output_precision, weights, wanted) -> Projected:
         """Project the entries of every maximum."""

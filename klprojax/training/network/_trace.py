@@ -192,12 +192,14 @@ class _Builder:
     def _shared(self, index: int) -> bool:
         return self.values[index].shared
 
-    def _carrier(self, function: Any, indices: Any, shape: Any, squared: Any = None) -> int:
-        """A linear map of all its inputs."""
-        values = [self.values[i] for i in indices]
+    def _carrier(
+        self, function: Any, linear: Any, shape: Any, squared: Any = None, data: Any = ()
+    ) -> int:
+        """A map that is linear in some of its inputs."""
+        values = [self.values[i] for i in linear]
         shared, shapes = tuple(v.shared for v in values), tuple(v.shape for v in values)
         name = self.operation.equation.primitive.name
-        return self._node(Carrier(function, shared, shapes, squared), tuple(indices), shape, name)
+        return self._node(Carrier(function, shared, shapes, squared), (*linear, *data), shape, name)
 
     def _evaluate_given(self, x: Any) -> tuple[Any, ...]:
         def one(*samples: Any) -> tuple[Any, ...]:
@@ -344,13 +346,9 @@ class _Builder:
         if name not in BILINEAR and any(value.kind == "given" for value in values):
             # A mask or a scale given with the data.
             k = [value.kind == "given" for value in values].index(False)
-            rule = Carrier(
-                elementwise,
-                (values[k].shared,),
-                (values[k].shape,),
-                lambda x, m: elementwise(elementwise(x, m), m),
-            )
-            return self._node(rule, (indices[k], indices[1 - k]), shape, name)
+            linear, data = (indices[k],), (indices[1 - k],)
+            twice = lambda x, m: elementwise(elementwise(x, m), m)  # noqa: E731
+            return self._carrier(elementwise, linear, shape, twice, data)
         if values[0].shared and values[1].shared:
             raise self._error("multiplies parameters alone; let the model store their product")
         swap = values[0].shared  # the weight comes second
@@ -382,18 +380,14 @@ class _Builder:
             raise self._error("may write to one place twice; say unique_indices=True in .at[].set")
         constant = {k: refs[k].array for k in others if isinstance(refs[k], _Constant)}
         data = [k for k in others if k not in constant]
-        indices = tuple(self._claim(keys[k]) for k in linear + data)
 
         def function(*arguments: Any) -> Any:
             full = {**constant, **dict(zip(linear + data, arguments, strict=True))}
             return evaluate(eqn, [full[k] for k in range(len(keys))])[part]
 
-        values = [self.values[i] for i in indices[: len(linear)]]
         squared = _same if eqn.primitive.name == "neg" else None
-        rule = Carrier(
-            function, tuple(v.shared for v in values), tuple(v.shape for v in values), squared
-        )
-        return self._node(rule, indices, self._shape(outputs[part]), eqn.primitive.name)
+        first, second = ([self._claim(keys[k]) for k in which] for which in (linear, data))
+        return self._carrier(function, first, self._shape(outputs[part]), squared, second)
 
     def _error(self, reason: str) -> LiftError:
         eqn, _, _, calls = self.operation
