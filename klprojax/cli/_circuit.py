@@ -167,7 +167,7 @@ def fit_command(
     json_out: JsonOption = None,
     precision: PrecisionOption = Precision.single,
 ) -> None:
-    """Learn a circuit from DATA and report its mean log-likelihoods (nats a row).
+    """Learn a circuit from DATA and report its mean log-likelihoods (nats per row).
 
     Exit status: 0; 2 for bad input.
     """

@@ -169,7 +169,7 @@ def _rows(path: str, part: str, x: np.ndarray, y: np.ndarray) -> Rows:
         y = y[:, 0]
     if y.dtype.kind not in "iu" or y.shape != (len(x),):
         raise ValueError(
-            f"{path}: {part} y must be {len(x)} integer labels, one a row of x; got {y.dtype} "
+            f"{path}: {part} y must be {len(x)} integer labels, one per row of x; got {y.dtype} "
             f"{y.shape}."
         )
     if y.min() < 0:

@@ -23,7 +23,7 @@ class Means:
         self.where, self.data = where, where.put(data)
         self.order = where.put(jnp.asarray(np.maximum(order, 0)), 1)
 
-    def __call__(self, values: Callable[..., Any], model: PyTree) -> list[float | None]:
+    def __call__(self, values: Callable[..., Any], model: PyTree) -> list[Any]:
         """Means of `values(model, *data)`, a tuple of arrays `[batch]`; None of None.
 
         Args:

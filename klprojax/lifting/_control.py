@@ -117,7 +117,7 @@ class ScanRule:
         return frozenset(fixed)
 
     @cached_property
-    def _pull(self) -> Replay:
+    def _pullback(self) -> Replay:
         """The body's downward pass as a jaxpr that knows which of its arguments it reads."""
 
         def run(*arguments: Any) -> tuple[Any, ...]:
@@ -130,7 +130,7 @@ class ScanRule:
             for index, flag in zip(self.body.outputs, self.sends, strict=True)
         )
 
-        def pull(values: Any, saved: Any, seeds: Any) -> tuple[Any, ...]:
+        def pullback(values: Any, saved: Any, seeds: Any) -> tuple[Any, ...]:
             beliefs, _ = downward(self.body, values, saved, seeds)
             return tuple(
                 or_zeros(beliefs[index], values[index])
@@ -138,7 +138,7 @@ class ScanRule:
                 if flag
             )
 
-        return Replay(jax.make_jaxpr(pull)(values, saved, seeds))
+        return Replay(jax.make_jaxpr(pullback)(values, saved, seeds))
 
     def _stacked(self, values: Any, saved: Any) -> list[Any]:
         """Select what the reverse scan reads and cannot have otherwise."""
@@ -146,7 +146,7 @@ class ScanRule:
         return [
             leaf
             for position, leaf in enumerate(leaves)
-            if self._pull.reads[position] and position not in self._fixed_leaves
+            if self._pullback.reads[position] and position not in self._fixed_leaves
         ]
 
     @cached_property
@@ -180,13 +180,13 @@ class ScanRule:
         self, inputs: Sequence[Any], outputs: Sequence[Any], saved: Any, slopes: Sequence[Any]
     ) -> tuple[Any, ...]:
         """Scan the body's downward pass in reverse."""
-        pull = self._pull
+        pullback = self._pullback
         consts, xs = inputs[: self.consts], tuple(inputs[self.consts + self.carries :])
         fixed = self._invariant_values(consts)
         xs_index = self.body.inputs[self.consts + self.carries :]
         in_mask = self.mask
         carry_mask = in_mask[self.consts : self.consts + self.carries]
-        count = len(pull.reads) - sum(self.sends)
+        count = len(pullback.reads) - sum(self.sends)
 
         seeds = tuple(
             or_zeros(slope, y)
@@ -206,7 +206,7 @@ class ScanRule:
             rest = iter(kept)
             arguments = []
             for position in range(count):
-                if not pull.reads[position]:
+                if not pullback.reads[position]:
                     arguments.append(None)
                 elif position in fixed:
                     arguments.append(fixed[position])
@@ -214,7 +214,7 @@ class ScanRule:
                     arguments.append(x[xs_index.index(position)])
                 else:
                     arguments.append(next(rest))
-            results = pull(*arguments, *below, *seeds)
+            results = pullback(*arguments, *below, *seeds)
             to_consts = tuple(results[: len(total)])
             to_carry = tuple(results[len(total) : len(total) + live])
             # Product of the messages from all iterations.

@@ -43,7 +43,7 @@ def curvature_sweep(
     """
     curvature: list[Any] = [None] * len(structure.variables)
     curvature[structure.outputs[0]] = seed if kind == "diagonal" else jnp.reshape(seed, (1, 1))
-    pull = _diagonal if kind == "diagonal" else _full
+    entries = _diagonal if kind == "diagonal" else _full
     for factor in reversed(structure.factors):
         if not factor.active:
             continue
@@ -65,7 +65,7 @@ def curvature_sweep(
                     factor.label,
                 )
             try:
-                message = pull(factor, position, inputs, outgoing, curved[factor.index])
+                message = entries(factor, position, inputs, outgoing, curved[factor.index])
             except LiftError:
                 raise
             except (NotImplementedError, RuntimeError, ValueError, TypeError) as error:
@@ -161,8 +161,8 @@ def _diagonal(
             results = psi(*operands)
             return tuple(results[jet.position] for jet in jets)
 
-        _, pull = jax.vjp(route, x)
-        return pull(
+        _, pullback = jax.vjp(route, x)
+        return pullback(
             tuple(
                 jnp.zeros_like(jet.value) if jet.curvature is None else jet.curvature
                 for jet in jets

@@ -173,8 +173,8 @@ def forward_and_seed(
     """Return `us, activities, z` and the slopes `∇ log φ(C(a_L, y))`, sample by sample."""
 
     def top(a: Any, target: Any) -> tuple[Any, Any]:
-        z, pull = jax.vjp(lambda a: loss(a, target), a)
-        return z, pull(log_output_slope(phi, z))[0]
+        z, pullback = jax.vjp(lambda a: loss(a, target), a)
+        return z, pullback(log_output_slope(phi, z))[0]
 
     us, activities = network.forward(x)
     return us, activities, *jax.vmap(top)(activities[-1], y)

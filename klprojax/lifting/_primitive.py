@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from .._tracing import CALLBACKS, LiftError, Psi, Replay, output_activity
 
 
-def _pull(
+def _pullback(
     psi: Psi,
     active: tuple[int, ...],
     sends: tuple[bool, ...],
@@ -26,14 +26,14 @@ def _pull(
         return tuple(y for y, flag in zip(psi(*full), sends, strict=True) if flag)
 
     # log m_{g->x}(x) = log m_{y->g}(psi(x)): the slope of one log-message of one primitive.
-    _, pull = jax.vjp(substitute, *(inputs[position] for position in active))
-    return pull(slopes)
+    _, pullback = jax.vjp(substitute, *(inputs[position] for position in active))
+    return pullback(slopes)
 
 
-_cached_pull = partial(jax.jit, static_argnums=(0, 1, 2), inline=True)(_pull)
+_cached_pullback = partial(jax.jit, static_argnums=(0, 1, 2), inline=True)(_pullback)
 
 
-def _pull_by_rule(
+def _pullback_by_rule(
     psi: Psi,
     active: tuple[int, ...],
     sends: tuple[bool, ...],
@@ -45,7 +45,7 @@ def _pull_by_rule(
     A rule may ignore some of its inputs. The message into such an input is constant, which further
     factors must learn: some of them refuse every message but a constant one.
     """
-    closed = jax.make_jaxpr(lambda *given: _pull(psi, active, sends, inputs, given))(*slopes)
+    closed = jax.make_jaxpr(lambda *given: _pullback(psi, active, sends, inputs, given))(*slopes)
     varies = output_activity(closed.jaxpr, [True] * len(slopes))
     results = Replay(closed, varies)(*slopes)
     return tuple(result if flag else None for result, flag in zip(results, varies, strict=True))
@@ -80,9 +80,9 @@ class PrimitiveRule:
             for y, s, flag in zip(outputs, slopes, self.sends, strict=True)
             if flag
         )
-        pull = _cached_pull if self.psi.is_cacheable else _pull_by_rule
+        pullback = _cached_pullback if self.psi.is_cacheable else _pullback_by_rule
         try:
-            return pull(self.psi, self.active, self.sends, tuple(inputs), given)
+            return pullback(self.psi, self.active, self.sends, tuple(inputs), given)
         except (NotImplementedError, RuntimeError, ValueError, TypeError, AssertionError) as error:
             raise LiftError(
                 f"the primitive has no slope at this point of the trace ({error})", self.place

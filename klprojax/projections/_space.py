@@ -62,7 +62,7 @@ class LogTables(AbstractSpace):
         """See `AbstractSpace.combine`."""
         scales = [scale for scale, _ in terms]
 
-        def leaf(*tables: Array) -> Array:
+        def leaf(*tables: Any) -> Any:
             off = jnp.zeros(tables[0].shape, bool)
             excluded = jnp.zeros(tables[0].shape, bool)
             total = jnp.zeros_like(tables[0])
@@ -101,7 +101,7 @@ class Gaussians(AbstractSpace):
         """See `AbstractSpace.combine`."""
         scales = [scale for scale, _ in terms]
 
-        def leaf(*values: Array) -> Array:
+        def leaf(*values: Any) -> Any:
             total = scales[0] * values[0]
             for scale, value in zip(scales[1:], values[1:], strict=True):
                 total = total + scale * value

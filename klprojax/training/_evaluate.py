@@ -69,7 +69,7 @@ def find_loss(loss: Callable[[Any, Any], Array] | None) -> Callable[[Any, Any], 
     if loss is not None and not callable(loss):
         raise ValueError(
             f"loss is {loss!r}; expected an output factor, SquaredError() for example, or a "
-            "function of outputs and targets that gives one number a row."
+            "function of outputs and targets that gives one number per row."
         )
     return CrossEntropy() if loss is None else loss
 
@@ -109,7 +109,7 @@ def find_metric(
     """The metric by name, if the targets have it.
 
     Raises:
-        ValueError: an unknown name, or a function that does not give one number a row.
+        ValueError: an unknown name, or a function that does not give one number per row.
     """
     if metric is None:
         return None
@@ -117,7 +117,7 @@ def find_metric(
         if metric != "accuracy":
             raise ValueError(
                 f"metric is {metric!r}; expected 'accuracy', None, or a function of outputs and "
-                "targets that gives one number a row."
+                "targets that gives one number per row."
             )
         if label_classes(outputs, y) is not None:
             return accuracy
@@ -127,7 +127,7 @@ def find_metric(
         shape = getattr(eqx.filter_eval_shape(metric, outputs, few), "shape", None)
     if shape != (2,):
         raise ValueError(
-            f"The metric must give one number a row; for 2 rows it gave shape {shape}."
+            f"The metric must give one number per row; for 2 rows it gave shape {shape}."
         )
     return metric
 
@@ -140,7 +140,7 @@ def metric_name(metric: str | Callable[[Any, Any], Array] | None) -> str | None:
 
 
 def _comparable(outputs: PyTree, y: Array) -> bool:
-    # Outputs of one number a row with integer targets (signs), or one-hot targets.
+    # Outputs of one number per row with integer targets (signs), or one-hot targets.
     if not hasattr(outputs, "ndim"):
         return False
     if jnp.issubdtype(y.dtype, jnp.integer) and y.ndim == 1:

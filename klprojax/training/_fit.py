@@ -85,7 +85,7 @@ def fit(
         validation: the same, to choose the best model; may be left out.
         loss: an output factor `loss(outputs, y) -> [batch]`, nats (default: `CrossEntropy()`).
         epochs: passes over the rows, at most.
-        batch_size: rows an update; None for all rows, in their order.
+        batch_size: rows per update; None for all rows, in their order.
         seed: of the order of the rows; that of an epoch depends on seed and epoch only.
         patience: stop after that many evaluations without a better one; never if None.
         select: `"loss"`: the best model is that of least validation loss; `"metric"`: of largest

@@ -108,7 +108,7 @@ def check_model(
         ) from error
     if getattr(values, "shape", None) != (2,):
         raise ValueError(
-            f"The loss must give one number a row; for 2 rows, model outputs of shape "
+            f"The loss must give one number per row; for 2 rows, model outputs of shape "
             f"{_shapes(outputs)} and rows of {name} y of shape {shapes[1]} it gave shape "
             f"{getattr(values, 'shape', None)}."
         )

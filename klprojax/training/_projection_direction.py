@@ -76,8 +76,8 @@ def projection_slopes(
     count = jnp.sum(weights)
     slopes = []
     for index, parameter in zip(graph.parameters, parameters, strict=True):
-        pull = network.pull(state, index)
-        slopes.append(jnp.zeros_like(parameter) if pull is None else pull / count)
+        total_slope = network.total_slope(state, index)
+        slopes.append(jnp.zeros_like(parameter) if total_slope is None else total_slope / count)
     structure = jax.tree.structure(eqx.filter(model, eqx.is_inexact_array))
     stats = {"sensitivity_norm": network.sensitivity_norms(state)}
     return jax.tree.unflatten(structure, slopes), before, stats

@@ -472,7 +472,7 @@ def start(**changes):
             {"train": (TRAIN[0], TRAIN[0][:, :1]), "validation": None},
             r"The loss does not take model outputs of shape \(3,\) with rows of train y",
         ),
-        ({"loss": lambda outputs, y: outputs.mean()}, r"one number a row; .* it gave shape \(\)"),
+        ({"loss": lambda outputs, y: outputs.mean()}, r"one number per row; .* it gave shape \(\)"),
         ({"loss": SquaredError}, r"loss is the class SquaredError; give one of it, SquaredError"),
         (
             {"step": ProjectionStep()},

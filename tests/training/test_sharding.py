@@ -33,7 +33,7 @@ model = eqx.nn.MLP(4, 3, 8, 2, key=jax.random.key(0))
 
 def run(devices, size):
     step = Watched(GradientStep(optax.adam(0.01)))
-    # 5 rows a batch do not divide by 2, nor do 53 by 5; the full batch of 53 is padded too.
+    # 5 rows per batch do not divide by 2, nor do 53 by 5; the full batch of 53 is padded too.
     return fit(model, step, (x, y), held, loss=cross_entropy, epochs=4, batch_size=size,
                windows=(2,), devices=devices)
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -67,7 +68,7 @@ def fit(
         step: ``"em"``, ``"adam"``, or an `EMStep` or `AdamStep` with settings.
         epochs: epochs in batches, at most.
         full_epochs: epochs of EM on all rows at once afterwards, at most.
-        batch_size: rows an update; any size.
+        batch_size: rows per update; any size.
         seed: of the start and of the order of the rows.
         patience: stop each of the two phases after that many epochs without a better validation
             log-likelihood; never if None.
@@ -158,20 +159,21 @@ def fit(
 
     def in_batches(call: Any, model: TensorModel, state: Any, epoch: int) -> Any:
         now = step.at(epoch, epochs, len(states))
-        known = known_wide(circuit.structure, step.parameters(model), False)
+        known = bool(known_wide(circuit.structure, step.parameters(model), False))
         found = call(_Watched(now, known), model, (state[0], jnp.asarray(False)))
         if bool(found[1][1]) and not known:  # not what the sums were compiled for: once more
             found = call(_Watched(now, True), model, (state[0], jnp.asarray(False)))
         return found
 
-    def at_once(call: Any, model: TensorModel, state: Any, epoch: int) -> Any:
-        known = known_wide(circuit.structure, model.parameters, False)
-        return call(FullEMStep(step, batches.count, known), model, state)
-
     phases = [Phase(_Watched(step), batches, epochs * batches.count, in_batches)]
     if isinstance(step, EMStep):
         ordered = Batches(len(states), size, shuffle=False)
         full = FullEMStep(step, batches.count)
+
+        def at_once(call: Any, model: TensorModel, state: Any, epoch: int) -> Any:
+            known = bool(known_wide(circuit.structure, model.parameters, False))
+            return call(replace(full, known=known), model, state)
+
         phases.append(Phase(full, ordered, full_epochs * batches.count, at_once))
     at = Loop(
         phases=tuple(phases),
@@ -229,7 +231,7 @@ def _mean_of(
     means = Means((jnp.asarray(states),), len(states), batch_size)
 
     def mean(parameters: TensorParameters) -> float:
-        known = known_wide(circuit.structure, parameters, False)
+        known = bool(known_wide(circuit.structure, parameters, False))
         return means(eqx.Partial(_values, known), TensorModel(circuit, parameters))[0]
 
     return mean

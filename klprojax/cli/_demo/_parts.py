@@ -287,7 +287,7 @@ def training(advance: Advance) -> Section:
         "klprojax train --step adam --step projection --step projection-adam --epochs 40",
         [
             Table(
-                ("step", "test accuracy", "seconds", "ms an update"),
+                ("step", "test accuracy", "seconds", "ms per update"),
                 body,
                 (False, True, True, True),
             )

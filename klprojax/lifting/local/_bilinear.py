@@ -20,7 +20,7 @@ class BilinearPoint(NamedTuple):
         w: projected weights.
         u: projected output.
         multiplier: t in (-1, 1), the slope of the constraint in units of `sqrt(ω_a ω_w)`.
-        residual: what the projected point lacks to `u = a·w`, absolute.
+        residual: what the projected point misses of `u = a·w`, absolute.
     """
 
     a: Float[Array, " n"]

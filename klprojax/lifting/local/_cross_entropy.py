@@ -19,7 +19,7 @@ def cross_entropy_proximal(
 
     With c = logsumexp(x) and p = softmax(x) the minimiser obeys `x + p/ω = b`, `b = logits +
     probs/ω`, so every `p_k/ω` is the Wright omega function of `b_k - c - log ω`, and c is the root
-    of `Σ p(c) = 1`: one number a row. The sum is convex and decreasing in c; Newton's method from
+    of `Σ p(c) = 1`: one number per row. The sum is convex and decreasing in c; Newton's method from
     `max b - 1/ω`, which lies below the root, rises to it and needs no line search. One Newton step
     in x, whose Hessian `ω + diag(p) - p pᵀ` is inverted by the Sherman-Morrison formula, takes the
     rest of the error and carries the derivative.

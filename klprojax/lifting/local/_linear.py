@@ -5,7 +5,7 @@ In the zero-temperature limit the I-projection onto a delta face `{u = ψ(a)}` i
 Euclidean projection onto the graph of ψ, which is what the functions below compute.
 
 Two dual-coordinate readouts come with every projection. The log-table of v has the slope
-`ω (v̄ - v*)` at the projected point. At the output u that is the pull `s_u` that was put in; at an
+`ω (v̄ - v*)` at the projected point. At the output u that is the slope `s_u` that was put in; at an
 input the factor's own message must balance the table, so the message has the slope `ω (v* - v̄)`.
 With the output's target at `ū = u + s_u/ω_u` (a table with slope s_u at the forward value u) the
 message slopes tend to the layer rules as the ratio of the output's to the inputs' precision goes to
@@ -149,20 +149,20 @@ def project_linear_parameters(
     omega_u = jnp.asarray(output_precision, a.dtype)
     has_bias = 0.0 if bias is None else 1.0
 
-    def pull(x: Any) -> tuple[Any, Any]:
+    def at_point(x: Any) -> tuple[Any, Any]:
         spread = 1 / omega_u + (x @ x + has_bias) / omega_w
         return (u - _affine(weight, bias, x)) / spread, spread
 
     def objective(x: Any) -> Any:
-        s, spread = pull(x)
+        s, spread = at_point(x)
         return omega_a / 2 * jnp.sum((x - a) ** 2) + spread / 2 * jnp.sum(s**2)
 
     def gradient(x: Any) -> Any:
-        s, _ = pull(x)
+        s, _ = at_point(x)
         return omega_a * (x - a) - weight.T @ s - (s @ s) / omega_w * x
 
     def newton_matrix(x: Any) -> tuple[Any, Any, Any]:
-        s, spread = pull(x)
+        s, spread = at_point(x)
         # Hessian = shift I + Bᵀ B / c; without the negative part of the shift it is a Gauss-Newton
         # matrix, positive definite in any case.
         shift = omega_a - (s @ s) / omega_w
@@ -185,7 +185,7 @@ def project_linear_parameters(
     # One more Newton step from a constant point carries the derivative of the solution.
     last = lax.stop_gradient(newton_matrix(solution))
     projected = solution + newton_step(last, gradient(solution))
-    s, _ = pull(projected)
+    s, _ = at_point(projected)
     slope_weight = jnp.outer(s, projected)
     new_weight = weight + slope_weight / omega_w
     new_bias = None if bias is None else bias + s / omega_w

@@ -33,11 +33,11 @@ class Bilinear(AbstractLocalConstraint):
         """Sum of x, shaped like w, over the entries that each output reads, broadcastable to it."""
 
     @abc.abstractmethod
-    def pull_a(self, w: Array, g: Array) -> Array:
+    def transpose_a(self, w: Array, g: Array) -> Array:
         """Transpose of `a -> B(a, w)` applied to g."""
 
     @abc.abstractmethod
-    def pull_w(self, a: Array, g: Array) -> Array:
+    def transpose_w(self, a: Array, g: Array) -> Array:
         """Transpose of `w -> B(a, w)` applied to g, summed over samples if w is shared."""
 
     @abc.abstractmethod
@@ -77,17 +77,17 @@ class Bilinear(AbstractLocalConstraint):
         row = weights.reshape((-1,) + (1,) * (t.ndim - 1)) > 0
         at = jnp.where(row, t, 0)
         c = 1 / (1 - at * at)
-        stretch, lean = c * at * at, c * at  # c - 1 = c t², without cancellation
+        own_scale, cross_scale = c * at * at, c * at  # c - 1 = c t², without cancellation
         slopes: list[Array | None] = [None, None]
         if wanted[0]:
-            own = omega_a * (a * self.spread_a(stretch, a.shape))
-            slopes[0] = own + scale * self.pull_a(w, lean)
+            own = omega_a * (a * self.spread_a(own_scale, a.shape))
+            slopes[0] = own + scale * self.transpose_a(w, cross_scale)
         if wanted[1]:
-            own = omega_w * (w * self.spread_w(stretch, w.shape))
-            slopes[1] = own + scale * self.pull_w(a, lean)
+            own = omega_w * (w * self.spread_w(own_scale, w.shape))
+            slopes[1] = own + scale * self.transpose_w(a, cross_scale)
         rho = jnp.asarray(output_precision, t.dtype)
-        lack = jnp.where(row, jnp.abs(target - t * scale / rho - output), 0)
-        return Projected(tuple(slopes), output, jnp.max(lack))
+        residual = jnp.where(row, jnp.abs(target - t * scale / rho - output), 0)
+        return Projected(tuple(slopes), output, jnp.max(residual))
 
 
 class Dense(Bilinear):
@@ -111,7 +111,7 @@ class Dense(Bilinear):
         return a @ self._matrix(w)
 
     def counts(self, shapes):
-        """Every entry of a has a copy a unit; every weight one a position."""
+        """Every entry of a has one copy per unit, every weight one per position."""
         (*positions, n), w_shape = shapes
         units = w_shape[0] if self.transposed else w_shape[1]
         return jnp.full((*positions, n), units), jnp.full(w_shape, math.prod(positions))
@@ -125,11 +125,11 @@ class Dense(Bilinear):
         columns = jnp.sum(self._matrix(x), axis=0)
         return columns.reshape((1,) * self.rank + (-1,))
 
-    def pull_a(self, w, g):
+    def transpose_a(self, w, g):
         """`g Wᵀ`."""
         return g @ self._matrix(w).T
 
-    def pull_w(self, a, g):
+    def transpose_w(self, a, g):
         """`aᵀ g` over all samples and positions."""
         a, g = a.reshape(-1, a.shape[-1]), g.reshape(-1, g.shape[-1])
         return g.T @ a if self.transposed else a.T @ g
@@ -188,7 +188,7 @@ class Mapped(Bilinear):
         x = x[None] if self.shared_weight else x
         return jax.vmap(self.function, (None, 0))(jnp.ones(self.a_shape, x.dtype), x)
 
-    def pull_a(self, w, g):
+    def transpose_a(self, w, g):
         """Transpose in a, sample by sample."""
         like = jax.ShapeDtypeStruct(self.a_shape, g.dtype)
 
@@ -197,7 +197,7 @@ class Mapped(Bilinear):
 
         return jax.vmap(one, (self._w_axis, 0))(w, g)
 
-    def pull_w(self, a, g):
+    def transpose_w(self, a, g):
         """Transpose in w, summed over the samples if they share w."""
         shape = self.w_shape if self.shared_weight else g.shape[:1] + self.w_shape
         like = jax.ShapeDtypeStruct(shape, g.dtype)
@@ -208,8 +208,8 @@ class Mapped(Bilinear):
         ones = jnp.ones(self.w_shape, g.dtype)
         if not self.shared_weight:
             ones = jnp.broadcast_to(ones[None], (len(g), *ones.shape))
-        return self.pull_a(ones, g)
+        return self.transpose_a(ones, g)
 
     def spread_w(self, g, shape):
         """Transpose in w at inputs of one."""
-        return self.pull_w(jnp.ones((len(g), *self.a_shape), g.dtype), g)
+        return self.transpose_w(jnp.ones((len(g), *self.a_shape), g.dtype), g)

@@ -85,11 +85,12 @@ class LiftedNetwork:
         precisions: of the copies.
         consensus: what a constraint is told about its output. `"average"`: the mean of the copies,
             at precision 1, as in divide and concur by primal averages, which shrinks the signal by
-            the number of copies a layer. `"product"`: the mean at the copies' summed precision, the
-            product of their tables; the orthogonal projection of the lifted space. `"slope"`: the
-            summed slope alone, as a linear table at precision `precisions.node`; as that precision
-            tends to 0 relative to the others the visits become backpropagation. These visits are
-            a sweep of Gaussian messages, not a splitting: no copy has a value of its own.
+            the number of copies per layer. `"product"`: the mean at the copies' summed precision,
+            the product of their tables; the orthogonal projection of the lifted space. `"slope"`:
+            the summed slope alone, as a linear table at precision `precisions.node`; as that
+            precision tends to 0 relative to the others the visits become backpropagation. These
+            visits are a sweep of Gaussian messages, not a splitting: no copy has a value of
+            its own.
 
     Raises:
         ValueError: an unknown consensus, or a factor that cannot be projected onto.
@@ -152,7 +153,7 @@ class LiftedNetwork:
         node = self.graph.producers[index]
         return node.rule.apply(*(self.base(bases, i) for i in node.inputs))
 
-    def pull(self, state: State, index: int) -> Array | None:
+    def total_slope(self, state: State, index: int) -> Array | None:
         """Summed slopes of all copies of a value; None if nothing sends any."""
         parts = [state.output_slope] if index == self.graph.output else []
         for consumer, position in self.graph.consumers[index]:
@@ -161,7 +162,7 @@ class LiftedNetwork:
                 if (consumer, position) in state.slopes:
                     parts.append(state.slopes[consumer, position])
                 continue
-            above = self.pull(state, node.output)
+            above = self.total_slope(state, node.output)
             if above is not None:
                 data = tuple(self.given[i] for i in node.inputs[len(node.rule.shared) :])
                 parts.append(node.rule.transpose(above, data, self.weights)[position])
@@ -178,13 +179,13 @@ class LiftedNetwork:
     def visit(self, state: State, node: Node) -> State:
         """Project a constraint's copies onto its graph and pass its messages on."""
         base = state.bases[node.output]
-        pull = self.pull(state, node.output)
+        total_slope = self.total_slope(state, node.output)
         inputs = tuple(self.base(state.bases, i) for i in node.inputs)
         precision = self.output_precision(node)
         target = base
-        if pull is not None:
+        if total_slope is not None:
             shift = precision if self.consensus == "slope" else self.totals[node.output]
-            target = base + _mean(pull, shift)
+            target = base + _mean(total_slope, shift)
         wanted = tuple((node.index, k) in state.slopes for k in range(len(node.inputs)))
         projected = node.rule.project(
             inputs, target, self.precision_of(node), precision, self.weights, wanted
@@ -200,10 +201,10 @@ class LiftedNetwork:
 
     def displacement(self, state: State, index: int) -> Array:
         """How far the consensus of a parameter's copies lies from its base."""
-        pull = self.pull(state, index)
-        if pull is None:
+        total_slope = self.total_slope(state, index)
+        if total_slope is None:
             return jnp.zeros_like(state.bases[index])
-        return _mean(pull, self.totals[index])
+        return _mean(total_slope, self.totals[index])
 
     def visit_parameter(self, state: State, index: int, relaxation: Any = 1.0) -> State:
         """Move a parameter towards the consensus of its copies."""
@@ -219,12 +220,12 @@ class LiftedNetwork:
         """Norm, over the weighted batch, of the slopes at the output of every linear map."""
         norms = []
         for index in self._linear_maps:
-            pull = self.pull(state, self.graph.nodes[index].output)
-            if pull is None:
+            total_slope = self.total_slope(state, self.graph.nodes[index].output)
+            if total_slope is None:
                 norms.append(jnp.zeros((), self.weights.dtype))
                 continue
-            row = self.weights.reshape((-1,) + (1,) * (pull.ndim - 1))
-            norms.append(jnp.sqrt(jnp.sum(jnp.square(pull) * row)))
+            row = self.weights.reshape((-1,) + (1,) * (total_slope.ndim - 1))
+            norms.append(jnp.sqrt(jnp.sum(jnp.square(total_slope) * row)))
         return jnp.stack(norms) if norms else jnp.zeros(0, self.weights.dtype)
 
     # Precisions.
@@ -288,10 +289,10 @@ class LiftedNetwork:
         return totals
 
 
-def _mean(pull: Array, total: Array) -> Array:
-    """`pull / total`; 0 where nothing reads the value, such as a row of an embedding."""
+def _mean(total_slope: Array, total: Array) -> Array:
+    """`total_slope / total`; 0 where nothing reads the value, such as a row of an embedding."""
     read = total > 0
-    return jnp.where(read, pull / jnp.where(read, total, jnp.ones_like(total)), 0)
+    return jnp.where(read, total_slope / jnp.where(read, total, jnp.ones_like(total)), 0)
 
 
 def _pick(value: Any, order: int, count: int, name: str) -> Any:

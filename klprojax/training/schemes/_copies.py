@@ -103,7 +103,9 @@ class Ledger:
             own, other = (plus[k] + minus[k]) / 2, (plus[k] - minus[k]) / 2
             a = self._activation(k)
             total = (
-                total + a * self.rule.spread_a(own, a.shape) + self.rule.pull_a(self.w[k], other)
+                total
+                + a * self.rule.spread_a(own, a.shape)
+                + self.rule.transpose_a(self.w[k], other)
             )
         return self.scales[0] * total
 
@@ -113,19 +115,21 @@ class Ledger:
         row: Any = 1
         if self.rule.shared_weight:
             row = self.weights.reshape((-1,) + (1,) * (plus[0].ndim - 1))
-        leaning: Any = 0
+        cross: Any = 0
         for k in range(len(self)):
             own, other = (plus[k] + minus[k]) / 2 * row, (plus[k] - minus[k]) / 2 * row
             total = total + self.w[k] * self.rule.spread_w(own, self.w[k].shape)
             if self.fixed:
-                leaning = leaning + other
+                cross = cross + other
             else:
-                total = total + self.rule.pull_w(self.a[k], other)
+                total = total + self.rule.transpose_w(self.a[k], other)
         if self.fixed:
-            total = total + self.rule.pull_w(self.a[0], leaning)
+            total = total + self.rule.transpose_w(self.a[0], cross)
         return self.scales[1] * total
 
-    def rest(self, kept: int, copies: list["Copies"]) -> tuple[History, list[Coefficients], Array]:
+    def truncate(
+        self, kept: int, copies: list["Copies"]
+    ) -> tuple[History, list[Coefficients], Array]:
         """Keep the last values only; the coefficients of older ones move to the oldest kept.
 
         Consensus values change slowly, so the oldest kept one stands in for those before it.
@@ -189,7 +193,7 @@ class ExplicitCopies(NamedTuple):
         return self._replace(a=a, w=scale * self.w + other_scale * other.w)
 
     def project(self, target: Array, output_precision: Any, read: Array) -> Any:
-        """Project every unit of every sample that is read; also its output and what it lacks."""
+        """Project every unit of every sample that is read; also its output and its residual."""
         omega_a, omega_w = self.precisions
         scale = jnp.sqrt(omega_a * omega_w)
         product = scale * jnp.sum(self.a * self.w, axis=-1)
@@ -202,8 +206,8 @@ class ExplicitCopies(NamedTuple):
         a = c[..., None] * self.a + ct * (jnp.sqrt(omega_w / omega_a) * self.w)
         w = c[..., None] * self.w + ct * (jnp.sqrt(omega_a / omega_w) * self.a)
         output = jnp.sum(a * w, axis=-1)
-        lack = _largest(target - t / (ratio * scale) - output, self.weights)
-        return self._replace(a=a, w=w), output, lack
+        residual = _largest(target - t / (ratio * scale) - output, self.weights)
+        return self._replace(a=a, w=w), output, residual
 
     def sums(self) -> tuple[Array, Array]:
         """`ω Σ copy` over units for a, over samples for w."""
@@ -246,7 +250,7 @@ class Copies:
     def project(
         self, target: Array, output_precision: Any, read: Array
     ) -> tuple["Copies", Array, Array]:
-        """Project every unit of every sample that is read; also its output and what it lacks."""
+        """Project every unit of every sample that is read; also its output and its residual."""
         here = self.padded()
         ledger = here.ledger
         scale = ledger.scales[0] * ledger.scales[1]
@@ -257,9 +261,9 @@ class Copies:
         t = bilinear_multiplier(product, 2 * (a_plus + a_minus), scale * target - product, ratio)
         up, down = 1 / (1 - t), 1 / (1 + t)
         output = (up**2 * a_plus - down**2 * a_minus) / scale
-        lack = _largest(target - t / (ratio * scale) - output, ledger.weights)
+        residual = _largest(target - t / (ratio * scale) - output, ledger.weights)
         moved = Copies(ledger, [up * c for c in here.plus], [down * c for c in here.minus])
-        return moved, output, lack
+        return moved, output, residual
 
     def sums(self) -> tuple[Array, Array]:
         """`ω Σ copy` over units for a, over samples for w."""

@@ -153,11 +153,11 @@ class Work:
         new = Point({}, {})
         for kind, index in self._holders(half):
             if kind == "parameter":
-                pull = network.pull(silent, index)
+                total_slope = network.total_slope(silent, index)
                 value = point.plain["parameter", index]
-                if pull is not None:
-                    total = jnp.broadcast_to(network.totals[index], pull.shape)
-                    mean = pull / jnp.where(total > 0, total, 1)
+                if total_slope is not None:
+                    total = jnp.broadcast_to(network.totals[index], total_slope.shape)
+                    mean = total_slope / jnp.where(total > 0, total, 1)
                     value = jnp.where(total > 0, mean, value)
                 bases[index] = new.plain["parameter", index] = value
             elif kind == "output":
@@ -176,23 +176,23 @@ class Work:
         """Onto the half that holds the output factor, and onto the other."""
         return partial(self.project, half=0), partial(self.project, half=1)
 
-    def rest(self, kept: int, points: tuple[Point, ...], parameters: Any) -> CopiesState:
-        """Put everything away."""
+    def pack(self, kept: int, points: tuple[Point, ...], parameters: Any) -> CopiesState:
+        """The state to keep between steps."""
         histories, columns = {}, [dict() for _ in points]
         truncation = jnp.zeros((), self.network.weights.dtype)
         for node in self.explicit:
             for column, point in zip(columns, points, strict=True):
                 column[node] = (point.copies[node].a, point.copies[node].w)
         for node, ledger in self.ledgers.items():
-            histories[node], parts, moved = ledger.rest(kept, [p.copies[node] for p in points])
+            histories[node], parts, moved = ledger.truncate(kept, [p.copies[node] for p in points])
             truncation = jnp.maximum(truncation, moved)
             for column, part in zip(columns, parts, strict=True):
                 column[node] = part
         pairs = tuple((c, p.plain) for c, p in zip(columns, points, strict=True))
         return CopiesState(histories, pairs, tuple(parameters), self.residual, truncation)
 
-    def wake(self, state: CopiesState) -> list[Point]:
-        """Undo `rest`."""
+    def unpack(self, state: CopiesState) -> list[Point]:
+        """Undo `pack`."""
         points = []
         for held, plain in state.points:
             copies: dict[int, Any] = {}
@@ -216,13 +216,13 @@ class Work:
 
     def _project_node(self, point: Point, new: Point, silent: Any, bases: Any, index: int) -> None:
         network, node = self.network, self.graph.nodes[index]
-        pull: Any = network.pull(silent, node.output)
+        total_slope: Any = network.total_slope(silent, node.output)
         total = network.totals[node.output]
         precision = network.output_precision(node)
         read = total > 0
-        target = pull / jnp.where(read, total, jnp.ones_like(total))
+        target = total_slope / jnp.where(read, total, jnp.ones_like(total))
         if index in point.copies:
-            moved, output, lack = point.copies[index].project(target, precision, read)
+            moved, output, residual = point.copies[index].project(target, precision, read)
             new.copies[index] = moved
         else:
             inputs = tuple(point.plain["node", index, k] for k in range(len(node.inputs)))
@@ -232,11 +232,11 @@ class Work:
             found = node.rule.project(
                 inputs, target, precisions, precision, network.weights, wanted
             )
-            output, lack = found.output, found.residual
+            output, residual = found.output, found.residual
             for k, (x, slope, p) in enumerate(zip(inputs, found.slopes, precisions, strict=True)):
                 new.plain["node", index, k] = x + slope / jnp.asarray(p, x.dtype)
         bases[node.output] = output
-        self.residual = jnp.maximum(self.residual, lack)
+        self.residual = jnp.maximum(self.residual, residual)
 
     def _agree(self, point: Point, key: tuple[str, int], bases: dict[int, Array]) -> None:
         """Set what a holder reads to the agreed values."""
@@ -292,15 +292,17 @@ class Splitting(AbstractNetworkScheme):
         work = Work(network, {}, self.explicit_units)
         space, forward = CopiesSpace(network), work.forward(parameters)
         points = self.scheme.init(space, work.projections(), forward)
-        return self._pad(work, work.rest(self.history, points, parameters))
+        return self._pad(work, work.pack(self.history, points, parameters))
 
     def iterate(self, network: LiftedNetwork, state: CopiesState) -> CopiesState:
         """One iteration on the copies."""
         work = Work(network, state.histories, self.explicit_units)
-        points = self.scheme.step(CopiesSpace(network), work.projections(), tuple(work.wake(state)))
+        points = self.scheme.step(
+            CopiesSpace(network), work.projections(), tuple(work.unpack(state))
+        )
         read = self.scheme.read(points)
         parameters = [read.plain["parameter", index] for index in network.graph.parameters]
-        new = work.rest(self.history, points, parameters)
+        new = work.pack(self.history, points, parameters)
         return new._replace(truncation=jnp.maximum(new.truncation, state.truncation))
 
     def parameters(self, network: LiftedNetwork, state: CopiesState) -> tuple[Array, ...]:

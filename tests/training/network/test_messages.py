@@ -54,8 +54,8 @@ def test_messages_into_a_shared_matrix_add_up():
 
 
 def test_the_consensus_of_copies_counts_every_reader():
-    # x of 3 inputs, 4 hidden units, 2 outputs: a hidden value has 2 copies, one a unit that reads
-    # it; a weight one a sample; an output one, the output factor's.
+    # x of 3 inputs, 4 hidden units, 2 outputs: a hidden value has 2 copies, one per unit that reads
+    # it; a weight one per sample; an output one, the output factor's.
     model, x = build("mlp")
     graph, _ = trace_network(model, x)
     precisions = Precisions(
@@ -120,9 +120,9 @@ def test_precisions_pass_through_signs_and_masks_squared():
     # divided by m, not multiplied by it; where the mask is 0 nothing is asked.
     state = network.visit_output(network.start(parameters))
     out = network.outputs(parameters)
-    pull = np.asarray(network.pull(state, last.output))
+    total_slope = np.asarray(network.total_slope(state, last.output))
     step = np.asarray((jnp.ones((2, 2)) - out) / 6.0)
-    np.testing.assert_allclose(pull, 5.0 * step * mask, rtol=1e-14)
+    np.testing.assert_allclose(total_slope, 5.0 * step * mask, rtol=1e-14)
     after = network.visit(state, last)
     sums = np.asarray(parameters[2])[None] - np.asarray(state.bases[hidden.output])
     target = np.where(mask != 0, sums + step / np.where(mask != 0, mask, 1), sums)

@@ -18,7 +18,7 @@ class Lifted:
         labels: class numbers.
         rows: weight of every sample.
         consensus: `"average"` or `"product"`.
-        p: precisions: dict with `weight` and `activation` (a list, one a layer), `unit`, `bias`,
+        p: precisions: dict with `weight` and `activation` (a list, one per layer), `unit`, `bias`,
             `output`, `node`.
     """
 

@@ -31,7 +31,7 @@ def test_coefficients_of_dropped_values_move_to_the_oldest_kept():
     made = ledger(3)
     plus, minus = coefficients(3), coefficients(3)
     plus[0] = plus[0].at[1, 2].set(-9.0)  # the largest that moves, and negative
-    history, (kept,), moved = made.rest(2, [Copies(made, plus, minus)])
+    history, (kept,), moved = made.truncate(2, [Copies(made, plus, minus)])
     for got, old in ((kept.plus, plus), (kept.minus, minus)):
         np.testing.assert_array_equal(got[0], old[0] + old[1])
         np.testing.assert_array_equal(got[1], old[2])
@@ -45,11 +45,11 @@ def test_units_that_nothing_reads_keep_their_copies():
     read = jnp.zeros((ROWS, UNITS), bool)
     made = ledger(2)
     copies = Copies(made, coefficients(2), coefficients(2))
-    moved, _, lack = copies.project(target, 1.0, read)
+    moved, _, residual = copies.project(target, 1.0, read)
     # Rounding of the product, of some dozen terms of size 10.
     for got, old in zip(moved.plus + moved.minus, copies.plus + copies.minus, strict=True):
         np.testing.assert_allclose(got, old, rtol=1e-12)
-    assert float(lack) < 1e-12
+    assert float(residual) < 1e-12
     a, w = (jnp.asarray(RNG.normal(size=(ROWS, UNITS, INPUTS))) for _ in range(2))
     precisions = jnp.asarray(OMEGA_A), jnp.asarray(OMEGA_W)
     explicit = ExplicitCopies(a, w, RULE, precisions, jnp.ones(ROWS))

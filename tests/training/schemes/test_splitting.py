@@ -128,7 +128,7 @@ def test_a_short_history_is_near_and_says_what_it_dropped():
 
 
 def test_figures_are_the_largest(monkeypatch):
-    # As if each dense layer lacked as much; activations, which are projected last, lack nothing.
+    # As if each dense layer missed as much; activations, which are projected last, miss nothing.
     monkeypatch.setattr(_copies, "_largest", lambda value, weights: jnp.asarray(0.5, value.dtype))
     model, x, y = problem()
     graph, parameters = trace_network(model, x)
