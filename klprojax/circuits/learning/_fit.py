@@ -166,13 +166,16 @@ def fit(
 
     def at_once(call: Any, model: TensorModel, state: Any, epoch: int) -> Any:
         known = known_wide(circuit.structure, model.parameters, False)
-        return call(FullEMStep(step, batches.count, known), model, state)
+        full = FullEMStep(step, known)
+        model, state, *rest = call(full, model, state)
+        if int(state[1]) == batches.count:
+            model, state = full.finish(model, state)
+        return model, state, *rest
 
     phases = [Phase(_Watched(step), batches, epochs * batches.count, in_batches)]
     if isinstance(step, EMStep):
         ordered = Batches(len(states), size, shuffle=False)
-        full = FullEMStep(step, batches.count)
-        phases.append(Phase(full, ordered, full_epochs * batches.count, at_once))
+        phases.append(Phase(FullEMStep(step), ordered, full_epochs * batches.count, at_once))
     at = Loop(
         phases=tuple(phases),
         data=(jnp.asarray(states), None),
