@@ -55,7 +55,7 @@ def test_networks_and_circuits_are_fitted_by_one_loop(fit, monkeypatch):
 def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path, fit, form):
     path = tmp_path / "run.npz"
     write_arrays(path, form, {}, {})
-    with pytest.raises(ModelFileError, match=f'got "{form}" .*of an earlier version.*another file'):
+    with pytest.raises(ModelFileError, match=f"got '{form}' .*of an earlier version.*another file"):
         fit(checkpoint=path)
 
 
