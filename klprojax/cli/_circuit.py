@@ -50,7 +50,7 @@ _SHAPES = {
 
 
 @dataclass(frozen=True)
-class StructureOptions:
+class CircuitShape:
     """Which circuit is learned."""
 
     structure: Annotated[CircuitKind, typer.Option(help="Kind of circuit.")] = CircuitKind.hclt
@@ -158,7 +158,7 @@ def fit_command(
             "(-1: missing); only train is required. With n_vars the rows are packed bits."
         ),
     ],
-    shape: StructureOptions,
+    shape: CircuitShape,
     learning: Learning,
     save: Annotated[Path | None, typer.Option(help="Write the circuit here (.npz).")] = None,
     checkpoint: Annotated[

@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, PyTree
 
 
@@ -79,4 +78,9 @@ def strong(tree: PyTree) -> PyTree:
 @jax.jit
 def relative_distance(now: PyTree, past: PyTree) -> Array:
     """Norm of the difference of two trees of arrays over that of the first."""
-    return optax.global_norm(jax.tree.map(jnp.subtract, now, past)) / optax.global_norm(now)
+
+    def norm(tree: PyTree) -> Array:
+        squares = [jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree)]
+        return jnp.sqrt(sum(squares[1:], squares[0]))
+
+    return norm(jax.tree.map(jnp.subtract, now, past)) / norm(now)

@@ -62,7 +62,7 @@ class AdamStep(AbstractStep):
         """
         return model.parameters.normalize()
 
-    def init(self, model: TensorModel) -> Any:
+    def init(self, model: Any) -> Any:
         """Start from parameters, which are logits of themselves; see `AbstractStep.init`."""
         require_tensor(getattr(model, "circuit", model), "AdamStep")
         logits: Any = model.parameters

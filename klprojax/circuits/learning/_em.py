@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +87,7 @@ class EMStep(AbstractStep):
         """
         return model.parameters
 
-    def init(self, model: TensorModel) -> EMState:
+    def init(self, model: Any) -> EMState:
         """Start from normalised parameters; see `AbstractStep.init`."""
         require_tensor(getattr(model, "circuit", model), "EMStep")
         zeros = jax.tree.map(jnp.zeros_like, model.parameters)
@@ -107,16 +108,14 @@ class EMStep(AbstractStep):
 
 
 class FullEMStep(AbstractStep):
-    """EM on all rows at once: the flows of an epoch's batches are summed, then maximised.
+    """EM on all rows at once: `update` sums the flows of batches, `finish` maximises.
 
     Args:
         step: whose pseudocount and softening count.
-        batches: of an epoch.
         known: whether the weights are wide, see `assume_wide`.
     """
 
     step: EMStep
-    batches: int
     known: bool = False
 
     def init(self, model: TensorModel) -> tuple[TensorParameters, Array]:
@@ -125,18 +124,19 @@ class FullEMStep(AbstractStep):
         return zeros, jnp.zeros((), jnp.int32)
 
     def update(self, model, state, x, y, weights, loss) -> tuple[TensorModel, Any, StepInfo]:
-        """One batch; the parameters change after the last one of an epoch."""
-        circuit, parameters = model
+        """One batch, which leaves the parameters; see `AbstractStep.update`."""
         with assume_wide(self.known):
-            values, flows = circuit.flows(parameters, x, weights, softening=self.step.softening)
-        flows, count = jax.tree.map(jnp.add, state[0], flows), state[1] + 1
-        parameters, state = jax.lax.cond(
-            count == self.batches,
-            lambda: (maximize(circuit, flows, parameters, self.step.pseudocount), self.init(model)),
-            lambda: (parameters, (flows, count)),
-        )
-        info = StepInfo(-weighted_mean(values, weights), {})
-        return TensorModel(circuit, parameters), state, info
+            values, flows = model.circuit.flows(
+                model.parameters, x, weights, softening=self.step.softening
+            )
+        state = jax.tree.map(jnp.add, state[0], flows), state[1] + 1
+        return model, state, StepInfo(-weighted_mean(values, weights), {})
+
+    @eqx.filter_jit
+    def finish(self, model: TensorModel, state: Any) -> tuple[TensorModel, Any]:
+        """The model and the state after the last batch of an epoch."""
+        new = maximize(model.circuit, state[0], model.parameters, self.step.pseudocount)
+        return TensorModel(model.circuit, new), self.init(model)
 
 
 def maximize(

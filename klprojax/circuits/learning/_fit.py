@@ -168,11 +168,14 @@ def fit(
     phases = [Phase(_Watched(step), batches, epochs * batches.count, in_batches)]
     if isinstance(step, EMStep):
         ordered = Batches(len(states), size, shuffle=False)
-        full = FullEMStep(step, batches.count)
+        full = FullEMStep(step)
 
         def at_once(call: Any, model: TensorModel, state: Any, epoch: int) -> Any:
             known = bool(known_wide(circuit.structure, model.parameters, False))
-            return call(replace(full, known=known), model, state)
+            model, state, *rest = call(replace(full, known=known), model, state)
+            if int(state[1]) == batches.count:
+                model, state = full.finish(model, state)
+            return model, state, *rest
 
         phases.append(Phase(full, ordered, full_epochs * batches.count, at_once))
     at = Loop(

@@ -60,7 +60,7 @@ def read_arrays(
         header = None
     if not isinstance(header, dict) or header.get("format") != form:
         got = header.get("format") if isinstance(header, dict) else None
-        got = "none" if got is None else show(repr(got))
+        got = "none" if got is None else show(str(got))
         raise ModelFileError(name, None, f"a header with format {form}", got, fix)
     if header.get("version") != _VERSION:
         got = show(repr(header.get("version")))
