@@ -110,7 +110,8 @@ def _changes(node: ast.expr, line: bytes) -> Iterator[tuple[str, ast.expr, str]]
         return line[part.col_offset : part.end_col_offset].decode()
 
     def closed(part: ast.expr) -> str:
-        return f"({source(part)})" if isinstance(part, ast.BinOp | ast.IfExp) else source(part)
+        whole = ast.Name | ast.Call | ast.Attribute | ast.Subscript | ast.Constant
+        return source(part) if isinstance(part, whole) else f"({source(part)})"
 
     if isinstance(node, ast.BinOp) and type(node.op) in TURNED and not _is_plain(node):
         turned = f"{closed(node.left)} {TURNED[type(node.op)]} {closed(node.right)}"

@@ -44,6 +44,10 @@ STRUCTURES = {
 }
 
 
+def graph_of(name):
+    return FactorGraph(STRUCTURES[name]["cardinalities"], STRUCTURES[name]["scopes"])
+
+
 def loopy(seed, zeros=0.0):
     rng = np.random.default_rng(seed)
     tables, _ = random_tables(rng, LOOPY["cardinalities"], LOOPY["scopes"], zeros)
@@ -122,7 +126,7 @@ def redraw(model, seed, zeros):
 @functools.cache
 def structured(name):
     """The graph, the hybrid told the evidence at once and in the first step, the messages."""
-    graph = FactorGraph(**STRUCTURES[name])
+    graph = graph_of(name)
     hybrid, bp = DykstraHybrid(tolerance=0.0), BeliefPropagation(tolerance=0.0)
     return (
         graph,
@@ -200,7 +204,7 @@ def gauge(log_table):
 @functools.cache
 def generic(name):
     """The lift of a graph, and a program that runs the generic scheme on its dense tables."""
-    lift = ReplicatedLift(FactorGraph(**STRUCTURES[name]))
+    lift = ReplicatedLift(graph_of(name))
 
     def dense(log_potentials):
         space, scheme = LogTables(), Dykstra()

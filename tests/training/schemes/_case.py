@@ -102,8 +102,15 @@ def halves(consensus="average", p=PLAIN, depth=1, dtype: Any = np.float64, seed=
     """The two projections on copies written out, and the start."""
     x, y, *parameters = matrices(depth, dtype, seed)
     lifted = Lifted(x, y, ROWS, consensus, p)
-    start = lifted.forward(*parameters)
-    return [functools.partial(lifted.project, half=half) for half in (0, 1)], start
+
+    def on_arrays(function, *args):
+        return jax.tree.map(jnp.asarray, function(*jax.tree.map(np.asarray, args)))
+
+    projections = [
+        lambda point, half=half: on_arrays(functools.partial(lifted.project, half=half), point)
+        for half in (0, 1)
+    ]
+    return projections, on_arrays(lifted.forward, *parameters)
 
 
 def on_halves(scheme, count, *options):
