@@ -21,15 +21,18 @@ def check_derivatives(function, args, *, tolerance, step=1e-5, seed=0):
         return sum(jnp.sum(w * x) for w, x in zip(jax.tree.leaves(weights), out, strict=True))
 
     along = draw(args)
-    both = jax.jit(jax.value_and_grad(score))
-    forward = jax.jit(lambda a, d: jax.jvp(score, (a,), (d,))[1])
-    curvature = jax.jit(lambda a, d: jax.jvp(jax.grad(score), (a,), (d,))[1])
-    ends = [both(jax.tree.map(lambda x, d, h=h: x + h * d, args, along)) for h in (step, -step)]
-    (slope, bend) = jax.tree.map(lambda a, b: (a - b) / (2 * step), *ends)
+
+    @jax.jit
+    def program(args):
+        values, (_, curvature) = jax.jvp(jax.value_and_grad(score), (args,), (along,))
+        return values, jax.jvp(score, (args,), (along,))[1], curvature
+
+    ends = [program(jax.tree.map(lambda x, d, h=h: x + h * d, args, along)) for h in (step, -step)]
+    slope, bend = jax.tree.map(lambda a, b: (a - b) / (2 * step), ends[0][0], ends[1][0])
+    (_, gradient), forward, curvature = program(args)
     close = {"rtol": tolerance, "atol": tolerance}
-    np.testing.assert_allclose(forward(args, along), slope, **close)
-    gradient = jax.tree.leaves(both(args)[1])
-    inner = sum(jnp.sum(g * d) for g, d in zip(gradient, jax.tree.leaves(along), strict=True))
-    np.testing.assert_allclose(inner, slope, **close)
-    for got, want in zip(*map(jax.tree.leaves, (curvature(args, along), bend)), strict=True):
+    np.testing.assert_allclose(forward, slope, **close)
+    pairs = zip(*map(jax.tree.leaves, (gradient, along)), strict=True)
+    np.testing.assert_allclose(sum(jnp.sum(g * d) for g, d in pairs), slope, **close)
+    for got, want in zip(*map(jax.tree.leaves, (curvature, bend)), strict=True):
         np.testing.assert_allclose(got, want, **close)

@@ -232,10 +232,10 @@ def test_nan_and_positive_infinity_are_reported(bad):
 
 
 def loop_functions():
-    """A 3-cycle with a pendant, and a smooth function of its marginals."""
-    graph = FactorGraph([2, 3, 2, 2], [(0, 1), (1, 2), (2, 0), (2, 3)])
+    """A 3-cycle, and a smooth function of its marginals."""
+    graph = FactorGraph([2, 3, 2], [(0, 1), (1, 2), (2, 0)])
     rng = np.random.default_rng(8)
-    point = graph.pack([rng.normal(size=s) for s in ((2, 3), (3, 2), (2, 2), (2, 2))])
+    point = graph.pack([rng.normal(size=s) for s in ((2, 3), (3, 2), (2, 2))])
     direction, other = (
         jax.tree.map(lambda t: jnp.asarray(rng.normal(size=t.shape)), point) for _ in range(2)
     )
@@ -260,29 +260,35 @@ def dot(a, b):
 
 def test_derivatives_to_third_order_match_finite_differences():
     loss, point, direction, other = loop_functions()
-    value = jax.jit(loss)
-    gradient = jax.jit(jax.grad(loss))
 
-    def central(f, d, size=1e-4):
-        high, low = f(along(point, d, size)), f(along(point, d, -size))
+    @jax.jit
+    def program(point):
+        """Value and gradient, their derivatives along ``direction``; all that along ``other``."""
+
+        def second(point):
+            return jax.jvp(jax.value_and_grad(loss), (point,), (direction,))
+
+        return jax.jvp(second, (point,), (other,))
+
+    def central(d, size=1e-4):
+        high, low = (program(along(point, d, s))[0] for s in (size, -size))
         return jax.tree.map(lambda a, b: (a - b) / (2 * size), high, low)
 
     # Central differences with h = 1e-4 err by h^2 times a third derivative of size 1, 1e-8, plus
     # rounding 1e-16 / h = 1e-12.
-    first = dot(gradient(point), direction)
-    np.testing.assert_allclose(first, central(value, direction), rtol=1e-6)
-    _, forward = jax.jvp(loss, (point,), (direction,))
+    ((_, gradient), (_, curvature)), (_, (_, third)) = program(point)
+    (slope, bend), _ = central(direction)
+    first = dot(gradient, direction)
+    np.testing.assert_allclose(first, slope, rtol=1e-6)
+    forward = jax.jit(lambda p: jax.jvp(loss, (p,), (direction,))[1])(point)
     np.testing.assert_allclose(first, forward, rtol=1e-12)  # same formulas, other order
-
-    hessian_vector = jax.jit(lambda p: jax.jvp(jax.grad(loss), (p,), (direction,))[1])
-    for got, wanted in zip(hessian_vector(point), central(gradient, direction), strict=True):
+    for got, wanted in zip(curvature, bend, strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
-    reverse = jax.grad(lambda p: dot(jax.grad(loss)(p), direction))(point)
-    for got, wanted in zip(reverse, hessian_vector(point), strict=True):
+    reverse = jax.jit(jax.grad(lambda p: dot(jax.grad(loss)(p), direction)))(point)
+    for got, wanted in zip(reverse, curvature, strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-11)  # a hundred roundings
-
-    third = jax.jvp(lambda p: hessian_vector(p), (point,), (other,))[1]
-    for got, wanted in zip(third, central(hessian_vector, other), strict=True):
+    _, (_, wanted_third) = central(other)
+    for got, wanted in zip(third, wanted_third, strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
@@ -349,8 +355,8 @@ def test_a_memory_limit_is_an_error_with_the_predicted_size():
 
 
 def test_a_model_that_is_too_wide_says_so_quickly():
-    rows = grid(60)
-    graph = FactorGraph([2] * 3600, [rows])
+    rows = grid(40)
+    graph = FactorGraph([2] * 1600, [rows])
     log_potentials = graph.pack([np.zeros((2, 2))])
     start = time.process_time()
     with pytest.raises(
@@ -359,8 +365,8 @@ def test_a_model_that_is_too_wide_says_so_quickly():
         r"\([\d.]+ [GTP]iB\), beyond memory_limit = 4 GiB. Raise Elimination\(memory_limit=",
     ):
         infer(graph, log_potentials, Elimination())
-    # About 3 s of processor time alone; the limit leaves room for a slow machine.
-    assert time.process_time() - start < 30
+    # About 1 s of processor time alone; the limit leaves room for a slow machine.
+    assert time.process_time() - start < 13
 
 
 def test_a_graph_through_jit_is_refused_with_advice():

@@ -7,10 +7,10 @@ from klprojax.circuits import compile_model, mpe
 
 
 def test_the_argmax_of_tied_max_marginals_is_no_assignment():
-    # What the docstring says: each bit's best states are both, and 0000 has probability 0.
+    # What the docstring says: each bit's best states are both, and 000 has probability 0.
     with np.errstate(divide="ignore"):
         differ = np.log(1 - np.eye(2))
-    model = DiscreteModel((2,) * 4, tuple((v, v + 1) for v in range(3)), (differ,) * 3)
+    model = DiscreteModel((2,) * 3, ((0, 1), (1, 2)), (differ,) * 2)
     graph, log_potentials = model.to_graph()
     solver = BeliefPropagation(semiring="max", schedule=TreeSweep())
     found = infer(graph, log_potentials, solver)
@@ -19,4 +19,4 @@ def test_the_argmax_of_tied_max_marginals_is_no_assignment():
     circuit, log_weights, _ = compile_model(model)
     best = mpe(circuit, log_weights)
     assert best.exact
-    assert best.states.tolist() in ([0, 1, 0, 1], [1, 0, 1, 0])
+    assert best.states.tolist() in ([0, 1, 0], [1, 0, 1])

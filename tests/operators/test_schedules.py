@@ -1,5 +1,6 @@
 """Schedules: what each step updates, in what order, and on which graphs."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -221,11 +222,11 @@ def test_residual_moves_only_the_messages_that_change_most():
     rng = np.random.default_rng(1)
     log_potentials = graph.pack([rng.normal(size=(5, 2, 2))])
     everything = BeliefPropagation()
-    state = everything.init(graph, log_potentials)
-    new = everything.step(graph, log_potentials, state)
+    state = jax.jit(everything.init)(graph, log_potentials)
+    new = jax.jit(everything.step)(graph, log_potentials, state)
     for threshold in (1.0, 0.5, 0.01):
         solver = BeliefPropagation(schedule=Residual(threshold))
-        kept = solver.step(graph, log_potentials, state)
+        kept = jax.jit(solver.step)(graph, log_potentials, state)
         for before, proposed, got in zip(state.messages, new.messages, kept.messages, strict=True):
             change = jnp.max(jnp.abs(jnp.exp(proposed) - jnp.exp(before)), axis=1)
             moved = change >= threshold * new.residual
