@@ -39,22 +39,24 @@ def digit_loss(parameters, x, label):
     return jax.nn.logsumexp(logits) - logits[label]
 
 
-def digits_network(classes):
-    """The first digit of the data set below so many classes, and a 64-8-k network."""
+def digits_network(classes, hidden=8):
+    """The first digit of the data set below so many classes, and a 64-h-k network."""
     data = pytest.importorskip("sklearn.datasets").load_digits()
     row = int(np.flatnonzero(data.target < classes)[3])
     parameters = (
-        normal(1, 64, 8) / 8,
-        normal(2, 8) / 4,
-        normal(3, 8, classes) / 2,
+        normal(1, 64, hidden) / 8,
+        normal(2, hidden) / 4,
+        normal(3, hidden, classes) / 2,
         normal(4, classes) / 4,
     )
     return parameters, jnp.asarray(data.data[row] / 16), int(data.target[row])
 
 
-@pytest.mark.parametrize("classes", [3, pytest.param(10, marks=pytest.mark.slow)])
-def test_t_proj_backpropagates_a_digit_to_all_weights(classes):
-    parameters, x, label = digits_network(classes)
+@pytest.mark.parametrize(
+    ("classes", "hidden"), [(3, 4), pytest.param(10, 8, marks=pytest.mark.slow)]
+)
+def test_t_proj_backpropagates_a_digit_to_all_weights(classes, hidden):
+    parameters, x, label = digits_network(classes, hidden)
     lift = delta_lift(lambda p: digit_loss(p, x, label), parameters)
     want = jax.tree.map(jnp.negative, jax.grad(digit_loss)(parameters, x, label))
     errors = []
