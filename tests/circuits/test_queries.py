@@ -60,6 +60,11 @@ def compiled(seed, cards=(2, 3, 2, 2)):
     )
 
 
+def once(query, circuit, *arrays, **options):
+    """A query, compiled."""
+    return jax.jit(lambda *arrays: query(circuit, *arrays, **options))(*arrays)
+
+
 def test_log_likelihood():
     circuit, log_weights, parameters = LEAFY
     joint = enumerate_joint(LEAFY)
@@ -92,12 +97,10 @@ def test_log_likelihood_gradient():
         return jnp.sum(log_likelihood(circuit, w, rows))
 
     tables, _ = circuit.evidence_from_data(rows)
-    wanted = sum(
-        np.asarray(sweep(circuit, log_weights, tuple(t[k] for t in tables)).edge_probs)
-        for k in (0, 1)
-    )
-    wanted -= 2 * np.asarray(sweep(circuit, log_weights).edge_probs)
-    np.testing.assert_allclose(jax.grad(total)(log_weights), wanted, **EXACT)
+    uses = jax.jit(jax.vmap(lambda e: sweep(circuit, log_weights, e).edge_probs))
+    wanted = np.asarray(uses(tables)).sum(0)
+    wanted -= 2 * np.asarray(once(sweep, circuit, log_weights).edge_probs)
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(log_weights), wanted, **EXACT)
 
 
 def test_log_likelihood_refusals_and_zeros():
@@ -223,7 +226,7 @@ def test_mpe_of_other_circuits():
     # a search, not a promise; these thirty are fixed, and several need the climb
     assert sum(found) >= 28
     assert sum(climbed) >= 3
-    start = mpe(circuit, weights, max_steps=0)
+    start = once(mpe, circuit, weights, max_steps=0)
     assert int(start.steps) == 0
 
 
@@ -239,7 +242,7 @@ def test_mpe_of_a_mixture():
     model = b.build(b.sum([pure, *mixed], np.log([0.28, 0.18, 0.18, 0.18, 0.18])))
     joint = enumerate_joint(model)
     assert joint.argmax() == 3
-    got = mpe(model.circuit, model.log_weights)
+    got = once(mpe, model.circuit, model.log_weights)
     assert got.states.tolist() == [1, 1]
     with pytest.raises(ValueError, match="max_steps is -1"):
         mpe(model.circuit, model.log_weights, max_steps=-1)
@@ -294,30 +297,34 @@ def test_continuous_variables():
     wanted = [sum(parts), 0.6, 0.4 * density(-0.7, -1.0, 0.5), 1.0]
     got = log_likelihood(circuit, log_weights, rows, leaf_parameters=parameters)
     np.testing.assert_allclose(np.exp(got), wanted, **EXACT)
-    swept = sweep(circuit, log_weights, leaf_parameters=parameters, values=jnp.asarray([0.3]))
+    swept = once(sweep, circuit, log_weights, leaf_parameters=parameters, values=jnp.asarray([0.3]))
     np.testing.assert_allclose(swept.marginals[0][0], np.array(parts) / sum(parts), **EXACT)
-    means = expected_values(circuit, log_weights, leaf_parameters=parameters)
+    means = once(expected_values, circuit, log_weights, leaf_parameters=parameters)
     np.testing.assert_allclose(means, [0.6, 0.4 * -1.0 + 0.6 * 2.0], **EXACT)
-    seen = expected_values(
-        circuit, log_weights, leaf_parameters=parameters, values=jnp.asarray([0.3])
+    seen = once(
+        expected_values,
+        circuit,
+        log_weights,
+        leaf_parameters=parameters,
+        values=jnp.asarray([0.3]),
     )
     np.testing.assert_allclose(seen, [parts[1] / sum(parts), 0.3], **EXACT)
-    total = entropy(circuit, log_weights, leaf_parameters=parameters)
+    total = once(entropy, circuit, log_weights, leaf_parameters=parameters)
     by_hand = -(0.4 * np.log(0.4) + 0.6 * np.log(0.6))
     by_hand += np.log(np.sqrt(2 * np.pi * np.e)) + 0.4 * np.log(0.5) + 0.6 * np.log(1.5)
     np.testing.assert_allclose(total, by_hand, **EXACT)
-    best = mpe(circuit, log_weights, leaf_parameters=parameters)
+    best = once(mpe, circuit, log_weights, leaf_parameters=parameters)
     assert (best.states.tolist(), best.values.tolist()) == ([0, 0], [-1.0])
-    draws = np.asarray(
-        sample(circuit, log_weights, jax.random.key(0), 4000, leaf_parameters=parameters)
-    )
+    drawn = jax.jit(lambda w, k: sample(circuit, w, k, 4000, leaf_parameters=parameters))
+    draws = np.asarray(drawn(log_weights, jax.random.key(0)))
     for t, mean, deviation in ((0, -1.0, 0.5), (1, 2.0, 1.5)):
         own = draws[draws[:, 0] == t, 1]
         # five standard errors
         assert abs(own.mean() - mean) < 5 * deviation / np.sqrt(len(own))
-    gradient = jax.grad(
+    slope = jax.grad(
         lambda v: log_partition(circuit, log_weights, leaf_parameters=parameters, values=v)
-    )(jnp.asarray([jnp.nan]))
+    )
+    gradient = jax.jit(slope)(jnp.asarray([jnp.nan]))
     assert (np.asarray(gradient) == 0).all()  # a missing value has no slope, and no NaN
 
 
@@ -327,9 +334,10 @@ def test_entropy_and_divergence():
     assert two.circuit == circuit
     p, q = (enumerate_joint(m) for m in (one, two))
     p, q = p / p.sum(), q / q.sum()
-    np.testing.assert_allclose(entropy(circuit, one.log_weights), -np.sum(p * np.log(p)), **EXACT)
+    found = once(entropy, circuit, one.log_weights)
+    np.testing.assert_allclose(found, -np.sum(p * np.log(p)), **EXACT)
     np.testing.assert_allclose(
-        kl_divergence(circuit, one.log_weights, two.log_weights),
+        once(kl_divergence, circuit, one.log_weights, two.log_weights),
         np.sum(p * np.log(p / q)),
         **EXACT,
     )
@@ -337,7 +345,7 @@ def test_entropy_and_divergence():
     r = enumerate_joint(one, evidence)
     r = r[r > 0] / r.sum()
     np.testing.assert_allclose(
-        entropy(circuit, one.log_weights, circuit.pack_variables(evidence)),
+        once(entropy, circuit, one.log_weights, circuit.pack_variables(evidence)),
         -np.sum(r * np.log(r)),
         **EXACT,
     )
@@ -360,9 +368,12 @@ def test_information_of_table_leaves():
     )
     p, q = p / p.sum(), q / q.sum()
     np.testing.assert_allclose(
-        entropy(circuit, log_weights, leaf_parameters=ours), -np.sum(p * np.log(p)), **EXACT
+        once(entropy, circuit, log_weights, leaf_parameters=ours),
+        -np.sum(p * np.log(p)),
+        **EXACT,
     )
-    got = kl_divergence(
+    got = once(
+        kl_divergence,
         circuit,
         log_weights,
         log_weights * 0,
@@ -370,7 +381,7 @@ def test_information_of_table_leaves():
         other_leaf_parameters=theirs,
     )
     np.testing.assert_allclose(got, np.sum(p * np.log(p / q)), **EXACT)
-    means = expected_values(circuit, log_weights, leaf_parameters=ours)
+    means = once(expected_values, circuit, log_weights, leaf_parameters=ours)
     np.testing.assert_allclose(means, [p[1].sum(), p.sum(axis=0) @ [0, 1, 2]], **EXACT)
 
 

@@ -25,6 +25,10 @@ def close(got, wanted):
         np.testing.assert_allclose(np.exp(a), np.exp(b), **EXACT)
 
 
+def projected(circuit, *args, **options):
+    return jax.jit(lambda *args: t_spn(circuit, *args, **options))(*args)
+
+
 def leaf(b, rng, v):
     return b.leaf(v, Categorical(), rng.normal(size=b.cardinalities[v]))
 
@@ -45,7 +49,7 @@ def test_projection_equals_sweep(method, options):
     evidence = random_evidence(1, circuit.cardinalities, zeros=0.2)
     log_evidence = circuit.pack_variables(evidence)
     wanted = t_spn(circuit, log_weights, log_evidence, leaf_parameters=parameters)
-    got = t_spn(circuit, log_weights, log_evidence, leaf_parameters=parameters, method=method)
+    got = projected(circuit, log_weights, log_evidence, leaf_parameters=parameters, method=method)
     close(got, wanted)
     exact = enumerate_exact(model, evidence)
     for a, b in zip(circuit.unpack_variables(wanted), exact.marginals, strict=True):
@@ -58,7 +62,7 @@ def test_dense_projection():
     x = [b.indicator(0, t) for t in (0, 1)]
     circuit, log_weights, _ = b.build(b.sum(x, np.log([0.3, 0.9])))
     evidence = circuit.log_evidence({0: np.array([0.2, -0.4])})
-    got = t_spn(circuit, log_weights, evidence, method="dense")
+    got = projected(circuit, log_weights, evidence, method="dense")
     close(got, t_spn(circuit, log_weights, evidence))
 
 
@@ -69,7 +73,7 @@ def test_activation_marginals_are_visits():
     log_evidence = circuit.log_evidence({1: np.array([0.3, -0.2, 0.9])})
     got = sweep(circuit, log_weights, log_evidence)
     tables = lift.log_potentials(log_weights, got.log_values[lift.leaf_order])
-    solution = infer(lift.graph, tables, Elimination())
+    solution = jax.jit(lambda tables: infer(lift.graph, tables, Elimination()))(tables)
     np.testing.assert_allclose(solution.log_partition, got.log_partition, **EXACT)
     (active,) = solution.marginals
     np.testing.assert_allclose(active[lift.node_variables, 1], got.visits, **EXACT)
@@ -84,7 +88,8 @@ def test_derivatives_agree():
         return jnp.sum(jnp.sin(3 * jnp.exp(table)) * jnp.asarray([[1.0, 2.0], [3.0, 5.0]]))
 
     by_sweep, by_projection = (
-        jax.grad(loss)(log_weights, method) for method in ("sweep", "elimination")
+        jax.jit(jax.grad(loss), static_argnums=1)(log_weights, method)
+        for method in ("sweep", "elimination")
     )
     assert float(jnp.abs(by_sweep).max()) > 1e-3
     np.testing.assert_allclose(by_sweep, by_projection, **EXACT)
@@ -190,6 +195,6 @@ def test_remark_4_7_without_decomposability_derivatives_are_no_marginals():
     # the lift excludes parses that reach an indicator of x in two ways, or never: not it either
     lift = activation_lift(circuit)
     tables = lift.log_potentials(log_weights, got.log_values[lift.leaf_order])
-    (projected,) = t_proj(lift.graph, tables)
-    active = np.exp(projected[lift.node_variables[:2], 1])
+    (found,) = jax.jit(lambda tables: t_proj(lift.graph, tables))(tables)
+    active = np.exp(found[lift.node_variables[:2], 1])
     assert np.abs(active - log_slopes).max() > 0.1

@@ -14,7 +14,12 @@ def normal(seed, *shape):
 
 
 def hessian_of_log(phi, f, x):
-    return jax.hessian(lambda x: jnp.log(phi(f(x))))(x)
+    return jax.jit(jax.hessian(lambda x: jnp.log(phi(f(x)))))(x)
+
+
+def curvatures(phi, f, *args, **options):
+    """Those of the arguments, compiled."""
+    return jax.jit(lambda *args: delta_lift(f, *args).curvatures(phi, **options).inputs)(*args)
 
 
 # Second derivatives in float64 along chains of at most ten factors: the rounding unit 2e-16 times
@@ -61,7 +66,7 @@ def cond_chain(x):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_full_curvature_is_the_hessian_on_a_chain(f, x, phi):
-    got = delta_lift(f, x).curvatures(phi, kind="full").inputs[0]
+    got = curvatures(phi, f, x, kind="full")[0]
     np.testing.assert_allclose(got, hessian_of_log(phi, f, x), atol=EXACT, rtol=EXACT)
 
 
@@ -71,7 +76,7 @@ def test_full_curvature_is_exact_on_a_tree_of_arguments():
         return jnp.dot(left, jnp.tanh(tree["c"])) ** 2
 
     tree = {"a": normal(0, 3), "b": normal(1, 3), "c": normal(2, 3)}
-    got = delta_lift(f, tree).curvatures(CURVED, kind="full").inputs[0]
+    got = curvatures(CURVED, f, tree, kind="full")[0]
     for name, value in tree.items():
         alone = lambda x, name=name: f({**tree, name: x})  # noqa: E731
         np.testing.assert_allclose(
@@ -84,7 +89,7 @@ def test_full_curvature_is_exact_at_fan_out_into_a_sum_of_losses():
         return jnp.sum(jnp.sin(normal(1, 4, 3) @ x)) + jnp.sum(x**4)
 
     x, phi = normal(0, 3), exp_output(-1.3)
-    got = delta_lift(f, x).curvatures(phi, kind="full").inputs[0]
+    got = curvatures(phi, f, x, kind="full")[0]
     np.testing.assert_allclose(got, hessian_of_log(phi, f, x), atol=EXACT, rtol=EXACT)
 
 
@@ -93,7 +98,7 @@ def test_full_curvature_leaves_out_the_coupling_of_messages_that_meet_in_a_produ
         return jnp.sin(x) * jnp.exp(x)
 
     x, phi = jnp.asarray(0.7), exp_output(1.0)
-    got = delta_lift(f, x).curvatures(phi, kind="full").inputs[0]
+    got = curvatures(phi, f, x, kind="full")[0]
     # The two messages clamp each other's argument: sin'' exp + sin exp'', without 2 sin' exp'.
     np.testing.assert_allclose(got, 0.0, atol=EXACT)
     coupling = 2 * jnp.cos(x) * jnp.exp(x)
@@ -108,7 +113,7 @@ def elementwise(x):
 @pytest.mark.parametrize("f", [elementwise, lambda x: jnp.sum(jnp.tanh(x[::-1]).reshape(2, 2))])
 def test_diagonal_curvature_of_elementwise_functions_is_exact(f):
     x, phi = normal(0, 4), exp_output(-0.7)
-    got = delta_lift(f, x).curvatures(phi).inputs[0]
+    got = curvatures(phi, f, x)[0]
     expected = jnp.diagonal(hessian_of_log(phi, f, x))
     np.testing.assert_allclose(got, expected, atol=EXACT, rtol=EXACT)
 
@@ -120,7 +125,7 @@ def two_layers(params, x):
 
 def test_diagonal_curvature_is_exact_until_entries_with_full_curvature_mix():
     params, x, phi = (normal(0, 3, 4), normal(1, 4, 2)), normal(2, 5, 3), exp_output(-1.0)
-    got = jax.tree.leaves(delta_lift(two_layers, params, x).curvatures(phi).inputs)
+    got = jax.tree.leaves(curvatures(phi, two_layers, params, x))
     leaves, treedef = jax.tree.flatten((params, x))
     gaps = []
     for position, leaf in enumerate(leaves):
@@ -129,7 +134,7 @@ def test_diagonal_curvature_is_exact_until_entries_with_full_curvature_mix():
             changed = [value if i == position else old for i, old in enumerate(leaves)]
             return -two_layers(*treedef.unflatten(changed))
 
-        exact = jnp.einsum("ijij->ij", jax.hessian(alone)(leaf))
+        exact = jnp.einsum("ijij->ij", jax.jit(jax.hessian(alone))(leaf))
         gaps.append(float(jnp.max(jnp.abs(got[position] - exact)) / jnp.max(jnp.abs(exact))))
     # Each hidden unit reads its own column of w1, but x mixes hidden units, whose curvature is a
     # full matrix behind w2.
@@ -145,9 +150,10 @@ def test_diagonal_curvature_of_a_convolution_squares_the_other_argument():
         return jnp.sum(lax.conv_general_dilated(x, w, (1,), "SAME") ** 4)
 
     phi = exp_output(-1.0)
-    got = delta_lift(f, x, w).curvatures(phi).inputs
+    got = curvatures(phi, f, x, w)
     for argnum in (0, 1):
-        exact = jax.hessian(lambda *a: -f(*a), argnum)(x, w).reshape(got[argnum].size, -1)
+        exact = jax.jit(jax.hessian(lambda *a: -f(*a), argnum))(x, w)
+        exact = exact.reshape(got[argnum].size, -1)
         np.testing.assert_allclose(
             got[argnum].reshape(-1), jnp.diagonal(exact), atol=EXACT, rtol=EXACT
         )
@@ -158,7 +164,7 @@ def test_diagonal_falls_back_to_a_dense_second_derivative():
         return jnp.sum(jnp.sin(lax.cumprod(x)))
 
     x, phi = normal(0, 4), exp_output(1.0)
-    got = delta_lift(f, x).curvatures(phi).inputs[0]
+    got = curvatures(phi, f, x)[0]
     exact = jnp.diagonal(hessian_of_log(phi, f, x))
     np.testing.assert_allclose(got, exact, atol=EXACT, rtol=EXACT)
 
@@ -178,13 +184,13 @@ def test_gauss_newton_linearises_all_but_the_loss():
         return "loss" in factor.path
 
     phi = exp_output(-1.0)
-    got = delta_lift(f, w).curvatures(phi, kind="full", curved=in_loss).inputs[0].reshape(6, 6)
-    jacobian = jax.jacobian(network)(w).reshape(2, 6)
-    loss = jax.hessian(lambda out: -jnp.sum((out - y) ** 4))(network(w))
+    got = curvatures(phi, f, w, kind="full", curved=in_loss)[0].reshape(6, 6)
+    jacobian = jax.jit(jax.jacobian(network))(w).reshape(2, 6)
+    loss = jax.jit(jax.hessian(lambda out: -jnp.sum((out - y) ** 4)))(network(w))
     np.testing.assert_allclose(got, jacobian.T @ loss @ jacobian, atol=EXACT, rtol=EXACT)
-    exact = delta_lift(f, w).curvatures(phi, kind="full").inputs[0].reshape(6, 6)
+    exact = curvatures(phi, f, w, kind="full")[0].reshape(6, 6)
     assert jnp.max(jnp.abs(got - exact)) > 1e-2  # the option changes the answer
-    diagonal = delta_lift(f, w).curvatures(phi, curved=in_loss).inputs[0]
+    diagonal = curvatures(phi, f, w, curved=in_loss)[0]
     np.testing.assert_allclose(diagonal.reshape(-1), jnp.diagonal(got), atol=EXACT, rtol=EXACT)
 
 
