@@ -58,8 +58,8 @@ SCHEMES = {
 SLOW = {"Douglas-Rachford, relaxed", "difference map"}
 
 
-def cases(names):
-    return [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in names]
+def cases(names, slow=SLOW):
+    return [pytest.param(n, marks=[pytest.mark.slow] * (n in slow)) for n in names]
 
 
 @pytest.mark.parametrize("name", cases(SCHEMES))
@@ -84,7 +84,7 @@ THIN = {
 }
 
 
-@pytest.mark.parametrize("name", cases(THIN))
+@pytest.mark.parametrize("name", cases(THIN, SLOW | {"difference map, -0.7", "ADMM"}))
 def test_coefficients_stand_for_the_copies(name):
     count = THIN[name]
     # The larger layer as coefficients at least.
@@ -182,7 +182,7 @@ def test_the_state_keeps_its_shapes():
 
 
 @pytest.mark.parametrize(
-    "name", ["convolution, reshape", pytest.param("masked", marks=pytest.mark.slow), "sliced"]
+    "name", cases(["convolution, reshape", "masked", "sliced"], {"masked", "convolution, reshape"})
 )
 def test_other_layers_and_values_that_nothing_reads(name):
     model, x = build(name)
