@@ -28,6 +28,7 @@ LONG = {
     "differentiating_through_bp",
     "ldpc_decoding",
     "one_operator",
+    "where_the_paper_needs_a_reading",
 }
 
 

@@ -11,7 +11,8 @@ import pytest
 @pytest.mark.parametrize(
     ("dtype", "part"),
     [
-        pytest.param("float32", "inference+others", marks=pytest.mark.slow),
+        pytest.param("float32", "inference+others+more", marks=pytest.mark.slow),
+        pytest.param("float64", "more", marks=pytest.mark.slow),
         ("float64", "inference"),
         ("float64", "others"),
     ],

@@ -128,7 +128,7 @@ def test_against_plain_automatic_differentiation():
                     memory[n] = jnp.sum(w * jnp.stack(below))
         return jnp.log(memory[s.root])
 
-    wanted = jax.grad(naive, (0, 1))(model.log_weights, log_evidence)
+    wanted = jax.jit(jax.grad(naive, (0, 1)))(model.log_weights, log_evidence)
     got = jax.grad(lambda w, e: log_partition(model.circuit, w, e), (0, 1))(
         model.log_weights, log_evidence
     )
@@ -169,7 +169,8 @@ def test_all_outputs_differentiate():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((grad, by_evidence)))
     direction = jnp.sin(jnp.arange(float(len(weights))))
     step = 1e-5
-    ends = [loss(weights + sign * step * direction, log_evidence) for sign in (1, -1)]
+    value = jax.jit(loss)
+    ends = [value(weights + sign * step * direction, log_evidence) for sign in (1, -1)]
     # central difference of a sum of about 200 terms
     np.testing.assert_allclose(grad @ direction, (ends[0] - ends[1]) / (2 * step), rtol=1e-7)
 
@@ -179,14 +180,14 @@ def test_vmap():
     circuit = model.circuit
     rows = np.array([[0, 1, -1, 1], [1, -1, 0, 0], [-1, -1, -1, -1]])
     tables, _ = circuit.evidence_from_data(rows)
-    batched = jax.vmap(lambda e: sweep(circuit, model.log_weights, e))(tables)
+    batched = jax.jit(jax.vmap(lambda e: sweep(circuit, model.log_weights, e)))(tables)
+    single = jax.jit(lambda e: sweep(circuit, model.log_weights, e))
     for k in range(3):
-        one = sweep(circuit, model.log_weights, tuple(t[k] for t in tables))
+        one = single(tuple(t[k] for t in tables))
         for a, b in zip(jax.tree.leaves(batched), jax.tree.leaves(one), strict=True):
             np.testing.assert_allclose(a[k], b, **EXACT)
-    grads = jax.vmap(jax.grad(lambda w, e: log_partition(circuit, w, e)), (None, 0))(
-        model.log_weights, tables
-    )
+    slopes = jax.grad(lambda w, e: log_partition(circuit, w, e))
+    grads = jax.jit(jax.vmap(slopes, (None, 0)))(model.log_weights, tables)
     np.testing.assert_allclose(grads, batched.edge_probs, **EXACT)
 
 
@@ -249,12 +250,11 @@ def test_thousand_layers_in_float32():
     assert circuit.depth >= 1000
     rows = np.random.default_rng(1).integers(-1, 2, circuit.num_variables)
     results = []
+    swept = jax.jit(lambda w, e: sweep(circuit, w, e))
     for model, dtype in ((wide, np.float64), (narrow, np.float32)):
         evidence, _ = circuit.evidence_from_data(rows, dtype)
-        results.append(sweep(circuit, model.log_weights, evidence))
+        results.append(swept(model.log_weights, evidence))
         assert np.isfinite(results[-1].log_partition)
-    grad = jax.grad(lambda w: log_partition(circuit, w, evidence))(narrow.log_weights)
-    assert np.isfinite(grad).all()
     exact, rough = results
     # 1,000 sums of numbers of size 300, rounded to 3e-5 each
     np.testing.assert_allclose(rough.log_partition, exact.log_partition, rtol=1e-5)
@@ -262,7 +262,8 @@ def test_thousand_layers_in_float32():
     # either sign, and the chain forgets them.
     np.testing.assert_allclose(rough.visits, exact.visits, rtol=1e-5)
     np.testing.assert_allclose(rough.gates, exact.gates, rtol=1e-5)
-    uses = jax.grad(lambda w: log_partition(circuit, w, evidence))(narrow.log_weights)
+    uses = jax.jit(jax.grad(lambda w: log_partition(circuit, w, evidence)))(narrow.log_weights)
+    assert np.isfinite(uses).all()
     np.testing.assert_allclose(uses, exact.edge_probs, rtol=2e-5)
 
 
@@ -308,18 +309,18 @@ def test_shares_of_large_numbers_in_float32():
     ]
     circuit, log_weights, _ = b.build(b.sum(parts, [0.0, 0.0]), dtype=jnp.float32)
     evidence = circuit.log_evidence(dtype=np.float32)
-    got = sweep(circuit, log_weights, evidence)
+    got = jax.jit(lambda w: sweep(circuit, w, evidence))(log_weights)
     assert got.log_partition > 1000
     gap = np.diff(steps.astype(np.float64).sum(axis=1))[0]
     share = 1 / (1 + np.exp(gap))
     # Sums of 400 numbers below 1/2 in 32 bits: errors of a few 1e-6.
     np.testing.assert_allclose(got.gates[-2:], [share, 1 - share], rtol=1e-5)
-    grad = jax.grad(lambda w: log_partition(circuit, w, evidence))(log_weights)
+    grad = jax.jit(jax.grad(lambda w: log_partition(circuit, w, evidence)))(log_weights)
     np.testing.assert_allclose(grad[-2:], [share, 1 - share], rtol=1e-5)
     # The second derivative of the log-partition is the variance of the choice.
     hessian = jax.hessian(lambda x: log_partition(circuit, log_weights.at[-1].add(x), evidence))
     zero = jnp.float32(0)
-    np.testing.assert_allclose(hessian(zero), share * (1 - share), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(hessian)(zero), share * (1 - share), rtol=1e-5)
 
 
 def test_enumeration_agrees_with_the_plain_sweep():

@@ -1,5 +1,6 @@
 """Lemmas 4.3 to 4.5 on random numbers: the unfolding and its merging identities."""
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,8 @@ from ._circuits import random_circuit, random_evidence
 
 # A fixed structure, so that only numbers vary and compiled code is used again.
 MODEL = random_circuit(1, (2, 3, 2), width=2)
+UNFOLDING = unfold(MODEL.circuit)
+SWEEPS = [jax.jit(lambda w, e, c=c: sweep(c, w, e)) for c in (MODEL.circuit, UNFOLDING.tree)]
 # sums of at most a few hundred positive terms, in another order
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}
 
@@ -22,10 +25,10 @@ def test_lemmas(seed, zeros):
     log_weights = np.random.default_rng(seed).normal(size=circuit.num_weights) * 3
     log_weights = MODEL.log_weights * 0 + log_weights
     evidence = circuit.pack_variables(random_evidence(seed, circuit.cardinalities, zeros=zeros))
-    unfolding = unfold(circuit)
+    unfolding = UNFOLDING
     tree_weights = unfolding.log_weights(log_weights)
-    graph = sweep(circuit, log_weights, evidence)
-    tree = sweep(unfolding.tree, tree_weights, evidence)
+    graph = SWEEPS[0](log_weights, evidence)
+    tree = SWEEPS[1](tree_weights, evidence)
     # Lemma 4.3
     np.testing.assert_allclose(tree.log_partition, graph.log_partition, **CLOSE)
     np.testing.assert_allclose(tree.log_values, unfolding.spread(graph.log_values), **CLOSE)

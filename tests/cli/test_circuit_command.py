@@ -39,7 +39,10 @@ def file(tmp_path):
     [
         ("--components", 2, "--full-epochs", 2, "--precision", 64),
         ("--structure", "hmm", "--step", "adam", "--softening", 0.002),
-        ("--structure", "rat", "--depth", 1, "--repetitions", 2, "--full-epochs", 2),
+        pytest.param(
+            ("--structure", "rat", "--depth", 1, "--repetitions", 2, "--full-epochs", 2),
+            marks=pytest.mark.slow,
+        ),
         ("--structure", "factorised", "--pseudocount", 0.5, "--spread", 1, "--batch-size", 30),
     ],
 )

@@ -91,7 +91,7 @@ def test_json_has_the_numbers_of_the_same_runs_by_hand(data, tmp_path):
         assert heading in result.stdout
 
 
-@pytest.mark.parametrize("scheme", [None, "alternating"])
+@pytest.mark.parametrize("scheme", [pytest.param(None, marks=pytest.mark.slow), "alternating"])
 def test_projection_steps_run(data, tmp_path, scheme):
     out = tmp_path / "out.json"
     more = () if scheme is None else ("--scheme", scheme)

@@ -13,6 +13,8 @@ from klprojax.lifting import (
     projection_messages,
 )
 
+messages_of = eqx.filter_jit(layer_messages)
+
 # Six layers of at most 64 x 24 products and sums in float64.
 EXACT = 1e-12
 
@@ -48,7 +50,7 @@ def referee(network, x, loss, y, phi):
     us, activities = network.forward(x)
     shifts = (tuple(map(jnp.zeros_like, activities)), tuple(map(jnp.zeros_like, us)))
     parameters = (network.weights, network.biases)
-    return jax.grad(log_output, argnums=(0, 1))(shifts, parameters)
+    return jax.jit(jax.grad(log_output, argnums=(0, 1)))(shifts, parameters)
 
 
 def assert_close(got, expected, tolerance=EXACT):
@@ -72,7 +74,7 @@ def assert_corollary_holds(messages, expected, tolerance=EXACT):
 def test_layer_rules_on_six_layers_and_a_batch_of_64(phi):
     mlp, x, y = six_layers()
     network = LayeredNetwork.from_mlp(mlp)
-    messages = eqx.filter_jit(layer_messages)(network, x, square_loss, y, phi)
+    messages = messages_of(network, x, square_loss, y, phi)
     assert len(messages.s_u) == 6
     assert_corollary_holds(messages, referee(network, x, square_loss, y, phi))
 
@@ -83,8 +85,8 @@ def test_parameter_gradients_are_those_of_the_mlp():
     def total(mlp):
         return jnp.sum(jax.vmap(square_loss)(jax.vmap(mlp)(x), y))
 
-    grads = eqx.filter_grad(total)(mlp)
-    messages = layer_messages(LayeredNetwork.from_mlp(mlp), x, square_loss, y, exp_output(-1.0))
+    grads = eqx.filter_jit(eqx.filter_grad(total))(mlp)
+    messages = messages_of(LayeredNetwork.from_mlp(mlp), x, square_loss, y, exp_output(-1.0))
     assert_close(messages.weights, [layer.weight for layer in grads.layers])
     assert_close(messages.biases, [layer.bias for layer in grads.layers])
     np.testing.assert_allclose(jnp.sum(messages.z), total(mlp), rtol=EXACT)
@@ -102,7 +104,7 @@ def test_mlps_without_biases_with_learnt_activations_and_a_mixing_last_layer(sca
     )
     labels = jnp.arange(64) % 4
     phi = exp_output(-1.0)
-    messages = layer_messages(network, x, cross_entropy, labels, phi)
+    messages = messages_of(network, x, cross_entropy, labels, phi)
     assert messages.biases == (None,) * 6
     assert_corollary_holds(messages, referee(network, x, cross_entropy, labels, phi))
     np.testing.assert_allclose(network(x[0]), network.forward(x)[1][-1][0], rtol=EXACT)
@@ -111,7 +113,7 @@ def test_mlps_without_biases_with_learnt_activations_and_a_mixing_last_layer(sca
 def test_single_precision():
     mlp, x, y = six_layers(dtype=jnp.float32)
     network, phi = LayeredNetwork.from_mlp(mlp), exp_output(-1.0)
-    messages = layer_messages(network, x, square_loss, y, phi)
+    messages = messages_of(network, x, square_loss, y, phi)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(messages))
     # Rounding unit 1e-7, six layers of sums over 24 to 64 terms.
     assert_corollary_holds(messages, referee(network, x, square_loss, y, phi), 1e-5)
@@ -122,7 +124,7 @@ def test_transposing_one_weight_is_noticed():
     network, phi = LayeredNetwork.from_mlp(mlp), exp_output(-1.0)
     expected = referee(network, x, square_loss, y, phi)
     wrong = eqx.tree_at(lambda n: n.weights[2], network, network.weights[2].T)
-    messages = layer_messages(wrong, x, square_loss, y, phi)
+    messages = messages_of(wrong, x, square_loss, y, phi)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         assert_corollary_holds(messages, expected)
 
@@ -144,7 +146,7 @@ def test_an_output_factor_that_changes_sign_is_noticed():
 def test_projections_tend_to_the_layer_rules_at_first_order(activation):
     mlp, x, y = six_layers(activation)
     network, phi = LayeredNetwork.from_mlp(mlp), exp_output(-1.0)
-    exact = layer_messages(network, x, square_loss, y, phi)
+    exact = messages_of(network, x, square_loss, y, phi)
     run = eqx.filter_jit(projection_messages)
     ratios = 10.0 ** -np.arange(3, 7)
     errors = []

@@ -12,6 +12,7 @@ from klprojax.training import GradientStep, StepInfo
 
 from ._runs import blobs, cross_entropy, network, squared, weights_of
 
+update_of = eqx.filter_jit(lambda step, *args: step.update(*args))
 # Sums of a few numbers near 1 in float64, in another order: a few units of rounding.
 ROUNDING = 1e-13
 
@@ -43,7 +44,9 @@ def test_sgd_on_a_linear_model_is_the_closed_form():
 def test_first_adam_update_moves_every_weight_by_the_rate():
     x, y = blobs()
     model, step = network(), GradientStep(optax.adam(1e-3))
-    new, _, _ = step.update(model, step.init(model), x, jnp.asarray(y), jnp.ones(53), cross_entropy)
+    new, _, _ = update_of(
+        step, model, step.init(model), jnp.asarray(x), jnp.asarray(y), jnp.ones(53), cross_entropy
+    )
     moved = np.abs(weights_of(new) - weights_of(model))
     # m/sqrt(v) is the sign of the gradient up to adam's epsilon, 1e-8 beside slopes above 1e-4;
     # a dead unit does not move at all.
@@ -55,8 +58,9 @@ def test_padding_does_not_count_whatever_it_holds():
     x, y = blobs(8)
     x, y = jnp.asarray(x), jnp.asarray(y)
     model, step = network(), GradientStep(optax.sgd(0.1))
-    alone, _, info = step.update(model, step.init(model), x, y, jnp.ones(8), cross_entropy)
-    padded, _, info_padded = step.update(
+    alone, _, info = update_of(step, model, step.init(model), x, y, jnp.ones(8), cross_entropy)
+    padded, _, info_padded = update_of(
+        step,
         model,
         step.init(model),
         jnp.concatenate([x, 1e3 * jnp.ones((3, 2))]),

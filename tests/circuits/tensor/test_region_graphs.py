@@ -53,7 +53,9 @@ def uses_of(circuit, uses):
     return sums, mixing if s.mixing else None, uses[at:].reshape(len(s.roots), s.units)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "coarse")) for n in ALL]
+)
 def test_equals_the_explicit_circuit(name):
     circuit = ALL[name]
     parameters = circuit.init(1)

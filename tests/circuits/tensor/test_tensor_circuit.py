@@ -41,9 +41,11 @@ def soft_evidence(circuit, count=4, seed=2):
 @pytest.mark.parametrize(
     "name",
     [
-        "mixture",
         "ragged",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("scanned", "braided", "shared")),
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("mixture", "scanned", "braided", "shared")
+        ),
     ],
 )
 def test_equals_the_explicit_circuit(name):
@@ -223,7 +225,7 @@ def test_unnormalised_parameters_and_log_partition():
     assert not np.allclose(plain, circuit.log_values(scaled, rows))
 
 
-@pytest.mark.parametrize("name", ["chain", "scanned"])
+@pytest.mark.parametrize("name", [pytest.param("chain", marks=pytest.mark.slow), "scanned"])
 def test_derivatives(name):
     circuit = ALL[name]
     p = circuit.init(0)

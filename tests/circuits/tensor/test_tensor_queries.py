@@ -197,7 +197,11 @@ def test_samples_never_use_zero_weights():
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("mixture", np.float64), ("scanned", np.float64), ("uneven", np.float32)],
+    [
+        ("mixture", np.float64),
+        ("uneven", np.float32),
+        pytest.param("scanned", np.float64, marks=pytest.mark.slow),
+    ],
 )
 def test_explanations(name, dtype):
     circuit, p, states, probs = known(name)
@@ -274,7 +278,15 @@ def test_explanations_start_from_parse_and_marginals():
     assert int(circuit.mpe(p, log_evidence=soft).states[0, 0]) == 0
 
 
-@pytest.mark.parametrize("name", ["mixture", "scanned", "ragged", "braided", "rat"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mixture",
+        "scanned",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("ragged", "braided")),
+        "rat",
+    ],
+)
 def test_classification(name):
     circuit, p, states, probs = known(name)
     rows = masks(circuit, 6)
@@ -299,7 +311,7 @@ def test_classification_of_impossible_rows_and_gradients():
     found = classify(circuit, p, rows, 2)
     assert np.isneginf(found[0]).all()
     np.testing.assert_allclose(np.exp(found[1]).sum(), 1.0, **EXACT)
-    grad = jax.grad(lambda p: classify(circuit, p, rows, 2)[1, 0])(p)
+    grad = jax.jit(jax.grad(lambda p: classify(circuit, p, rows, 2)[1, 0]))(p)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grad))
     assert np.isneginf(circuit.log_likelihood(p, rows[:1], given=np.array([1, -1, -1]))[0])
     assert not circuit.expected_values(p, rows)[0].any()
