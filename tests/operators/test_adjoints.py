@@ -192,7 +192,7 @@ def test_vmap_over_evidence_and_over_potentials():
 
 def test_reverse_mode_of_batches_that_stop_at_different_steps():
     graph, log_potentials = loopy_mixed()
-    solver = kp.BeliefPropagation(tolerance=1e-9)
+    solver = kp.BeliefPropagation(tolerance=1e-9, engine="log")
     scales = jnp.array([[0.1, 1.0], [0.5, 1.3]])
 
     def solve(scale):

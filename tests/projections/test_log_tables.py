@@ -88,7 +88,7 @@ def test_derivatives_are_those_of_belief_propagation():
         return read(lift, value)[0][0, 0]
 
     def theirs(log_potentials):
-        solver = BeliefPropagation(tolerance=1e-13)
+        solver = BeliefPropagation(tolerance=1e-13, engine="log")
         return infer(graph, log_potentials, solver, max_steps=60).log_beliefs[0][0, 0]
 
     # Both are derivatives of the last of some twenty iterates.
