@@ -119,15 +119,15 @@ def derivatives(log_marginals, graph, evidence):
             tables = log_marginals(graph, log_potentials, evidence)
             return score(tables), tables
 
-        def gradient(log_potentials):
-            return jax.grad(value, has_aux=True)(log_potentials)[0]
-
         def along(log_potentials):
-            slopes = gradient(log_potentials)
-            return sum(jnp.vdot(a, b) for a, b in zip(slopes, direction, strict=True))
+            slopes, tables = jax.grad(value, has_aux=True)(log_potentials)
+            inner = sum(jnp.vdot(a, b) for a, b in zip(slopes, direction, strict=True))
+            return inner, (tables, slopes)
 
-        slope, forward = jax.jvp(gradient, (log_potentials,), (direction,))
-        return value(log_potentials)[1], slope, forward, jax.grad(along)(log_potentials)
+        gradient = jax.grad(value, has_aux=True)
+        _, (forward, _) = jax.jvp(gradient, (log_potentials,), (direction,))
+        reverse, (tables, slope) = jax.grad(along, has_aux=True)(log_potentials)
+        return tables, slope, forward, reverse
 
     return jax.jit(compute)
 

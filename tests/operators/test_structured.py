@@ -147,7 +147,7 @@ def normalized(table):
 @pytest.mark.parametrize("name", CASES)
 @given(
     seed=st.integers(0, 10**6),
-    size=st.sampled_from([(1, 2, False), (2, 1, False), (4, 3, False), (4, 3, True)]),
+    size=st.sampled_from([(1, 2, False), (2, 3, False), (4, 3, True)]),
     zeros=st.sampled_from([0, 0.2, 0.6]),
 )
 def test_messages_and_mass_are_those_of_the_enumeration(name, semiring, seed, size, zeros):
@@ -224,10 +224,10 @@ def test_belief_propagation_equals_that_with_tables_iterate_by_iterate(name, sem
     def one_step(model, state):
         return infer(*model, solver, log_evidence=evidence, max_steps=1, init=state, throw=False)
 
-    got = want = None
+    ours, theirs = (solver.init(*model) for model in (structured, plain))
     for _ in range(5):
-        got = one_step(structured, got and got.state)
-        want = one_step(plain, want and want.state)
+        got, want = one_step(structured, ours), one_step(plain, theirs)
+        ours, theirs = got.state, want.state
         # atol: about 50 rounded operations on numbers below 10
         for a, b in zip(got.log_beliefs, want.log_beliefs, strict=True):
             assert a.dtype == dtype
@@ -265,7 +265,7 @@ def test_elimination_reads_the_table(name):
 @pytest.mark.parametrize("name", ["parity", "or", "cardinality 2"])
 def test_derivatives_in_both_modes_and_to_second_order(name):
     rule, states, _ = CASES[name]
-    parameters, incoming = draw(np.random.default_rng(5), rule, states, 4, 2, False, 0.0)
+    parameters, incoming = draw(np.random.default_rng(5), rule, states, 3, 2, False, 0.0)
 
     def f(parameters, incoming):
         out = [log_normalize(m, axis=1) for m in rule.messages(parameters, incoming, "sum")]
@@ -332,18 +332,19 @@ def test_gradient_of_the_bethe_log_partition_with_a_hard_check():
     evidence = graph.log_evidence({1: [0.1, 0.7], 3: [0.4, -0.9]})
     solver = BeliefPropagation(tolerance=0.0)
 
-    @jax.jit
-    def f(potentials, evidence):
+    def log_partition(potentials, evidence):
         solution = infer(graph, potentials, solver, log_evidence=evidence, max_steps=50)
         return solution.log_partition
 
-    by_potentials, by_evidence = jax.jit(jax.grad(f, argnums=(0, 1)))(potentials, evidence)
+    both = jax.jit(jax.value_and_grad(log_partition, argnums=(0, 1)))
+    _, (by_potentials, by_evidence) = both(potentials, evidence)
     assert all(np.isfinite(g).all() for g in by_potentials)
     assert by_potentials[0][1] == 0.0  # a weight of zero stays zero
     step = 1e-6
     for v in range(4):
         moved = [evidence[0].at[v, 1].add(sign * step) for sign in (1, -1)]
-        slope = (f(potentials, (moved[0],)) - f(potentials, (moved[1],))) / (2 * step)
+        ahead, behind = (both(potentials, (table,))[0] for table in moved)
+        slope = (ahead - behind) / (2 * step)
         # central difference with step 1e-6 in float64
         np.testing.assert_allclose(by_evidence[0][v, 1], slope, rtol=0, atol=1e-8)
 

@@ -79,12 +79,12 @@ def test_dykstra_finds_the_nearest_point_of_the_intersection(pair):
     # What is left is a sum, with positive weights, of the outward normals of the two sets there.
     edge = NORMAL if half_plane in sets else np.array([1.0, 0.0])
     assert (np.linalg.solve(np.stack([nearest, edge], 1), start - nearest) > 0.1).all()
-    got = run(Dykstra(), sets, start, 120)
+    got = run(Dykstra(), sets, start, 60)
     # Both constraints are active, where Dykstra's algorithm converges linearly.
     np.testing.assert_allclose(got[-1], nearest, atol=1e-10)
     # Alternating projections, without corrections, end elsewhere.
     x = start
-    for _ in range(120):
+    for _ in range(60):
         x = sets[1](sets[0](x))
     assert np.abs(x - nearest).max() > 1e-3
 
@@ -94,7 +94,7 @@ def test_dykstra_finds_the_nearest_point_of_the_intersection(pair):
 def test_fixed_points_stand_for_a_point_of_both_sets(name, pair):
     scheme, _, _ = SCHEMES[name]
     sets, start, _ = PAIRS[pair]
-    got = run(scheme, sets, start, 150)
+    got = run(scheme, sets, start, 30)
     x = got[-1]
     if isinstance(scheme, DouglasRachford):
         x = sets[0](x)
