@@ -36,16 +36,6 @@ ROWS = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
 SEED = 3
 
 
-class Copies(Gaussians):
-    """The same space on arrays of numpy, as the oracle's are."""
-
-    def combine(self, *terms):
-        return jax.tree.map(
-            lambda *values: sum(s * v for (s, _), v in zip(terms, values, strict=True)),
-            *(value for _, value in terms),
-        )
-
-
 def problem(depth=1, dtype: Any = np.float64, seed=SEED):
     """A network 3-4-..-3, and a batch of five."""
     model = eqx.nn.MLP(3, 3, 4, depth, key=jax.random.key(seed), dtype=dtype)
@@ -131,9 +121,9 @@ def on_halves(scheme, count, *options):
         count: iterations.
     """
     projections, start = halves(*options)
-    state, out = scheme.init(Copies(), projections, start), []
+    state, out = scheme.init(Gaussians(), projections, start), []
     for _ in range(count):
-        state = scheme.step(Copies(), projections, state)
+        state = scheme.step(Gaussians(), projections, state)
         point = scheme.read(state)
         layers = sum(key[0] == "PW" for key in point)
         out.append([point[kind, k] for k in range(layers) for kind in ("PW", "PB")])
