@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def check_derivatives(function, args, *, tolerance, step=1e-5, seed=0):
+def check_derivatives(function, args, *, tolerance, atol=None, step=1e-5, seed=0):
     """Forward and reverse mode and forward over reverse, along one random direction, in float64.
 
     The output is contracted with random numbers first. Central differences of a step h are off by
-    h² times the third derivative and by rounding over h: the tolerance, relative and absolute, is
-    the caller's for functions of their size.
+    h² times the third derivative and by rounding over h: the tolerance, relative and, without
+    `atol`, absolute, is the caller's for functions of their size.
     """
     rng = np.random.default_rng(seed)
     draw = lambda tree: jax.tree.map(lambda x: jnp.asarray(rng.normal(size=jnp.shape(x))), tree)  # noqa: E731
@@ -30,7 +30,7 @@ def check_derivatives(function, args, *, tolerance, step=1e-5, seed=0):
     ends = [program(jax.tree.map(lambda x, d, h=h: x + h * d, args, along)) for h in (step, -step)]
     slope, bend = jax.tree.map(lambda a, b: (a - b) / (2 * step), ends[0][0], ends[1][0])
     (_, gradient), forward, curvature = program(args)
-    close = {"rtol": tolerance, "atol": tolerance}
+    close = {"rtol": tolerance, "atol": tolerance if atol is None else atol}
     np.testing.assert_allclose(forward, slope, **close)
     pairs = zip(*map(jax.tree.leaves, (gradient, along)), strict=True)
     np.testing.assert_allclose(sum(jnp.sum(g * d) for g, d in pairs), slope, **close)
