@@ -96,6 +96,7 @@ def test_batched_beliefs_are_those_of_single_images(problem):
         )
 
 
+@pytest.mark.slow
 def test_command_trains_and_the_field_beats_the_network(tmp_path, capsys):
     with warnings.catch_warnings():
         # scikit-learn's own deprecations are not ours to fix.
