@@ -40,6 +40,7 @@ IMPLEMENTATIONS = {
     "corollary_3_4_delta_lift": ["lifting.delta_lift"],
     "corollary_3_4_table": ["lifting.table_sensitivities"],
     "corollary_3_4_projection": ["lifting.projection_messages"],
+    "corollary_3_4_training": ["training.projection_slopes"],
     "theorem_4_1": ["circuits.sweep"],
     "lemma_4_2": ["circuits.t_spn"],
     "lemma_4_3": ["circuits.unfold"],
@@ -47,6 +48,10 @@ IMPLEMENTATIONS = {
     "lemma_4_5": ["circuits.unfold"],
     "theorem_4_6": ["circuits.t_spn"],
     "theorem_4_6_literal": ["circuits.scope_table_marginals"],
+    "one_operator_circuits": ["circuits.TensorCircuit", "circuits.t_spn"],
+    "one_operator_em": ["projections.iterate", "circuits.em_step"],
+    "one_operator_training": ["training.Splitting"],
+    "one_operator_codes": ["projections.iterate", "codes.decode"],
     "remark_4_7": ["circuits.CircuitError", "circuits.sweep"],
 }
 

@@ -32,8 +32,9 @@ NAMES = {
     "klprojax.checks": """
         Check Registered check_function corollary_3_4_delta_lift corollary_3_4_gradient
         corollary_3_4_layers corollary_3_4_projection_order corollary_3_4_projections
-        corollary_3_4_table_order corollary_3_4_tables lemma_3_2_jets lemma_3_2_tables
-        lemma_4_2 lemma_4_3 lemma_4_4 lemma_4_5 proposition_3_1_factored proposition_3_1_i
+        corollary_3_4_table_order corollary_3_4_tables corollary_3_4_training
+        corollary_3_4_training_order lemma_3_2_jets lemma_3_2_tables lemma_4_2 lemma_4_3 lemma_4_4 lemma_4_5 one_operator_circuits one_operator_codes one_operator_em
+        one_operator_training proposition_3_1_factored proposition_3_1_i
         proposition_3_1_ii_corrected proposition_3_1_ii_literal proposition_3_1_ii_powers
         proposition_3_1_iterates registered_checks remark_4_7 run_check run_checks
         section_2_consensus_of_copies section_2_consensus_projection
@@ -108,7 +109,7 @@ NAMES = {
 
 # From the ground up: a module may import what stands on an earlier line, and its own package.
 LAYERS = (
-    {"_types", "_linear_solve", "_store", "_sharding", "_tracing"},
+    {"_types", "_variables", "_linear_solve", "_store", "_sharding", "_tracing"},
     {"_solution", "_adjoint"},
     {"geometry"},
     {"graphs", "projections"},

@@ -41,6 +41,8 @@ from ._corollary_3_4 import corollary_3_4_projection_order as corollary_3_4_proj
 from ._corollary_3_4 import corollary_3_4_projections as corollary_3_4_projections
 from ._corollary_3_4 import corollary_3_4_table_order as corollary_3_4_table_order
 from ._corollary_3_4 import corollary_3_4_tables as corollary_3_4_tables
+from ._corollary_3_4 import corollary_3_4_training as corollary_3_4_training
+from ._corollary_3_4 import corollary_3_4_training_order as corollary_3_4_training_order
 
 # isort: split
 from ._section_4 import lemma_4_2 as lemma_4_2
@@ -61,6 +63,12 @@ from ._differential import theorem_3_3_differential as theorem_3_3_differential
 from ._differential import theorem_3_3_differential_forward as theorem_3_3_differential_forward
 from ._differential import theorem_3_3_network as theorem_3_3_network
 from ._differential import theorem_4_6_differential as theorem_4_6_differential
+
+# isort: split
+from ._instances import one_operator_circuits as one_operator_circuits
+from ._instances import one_operator_codes as one_operator_codes
+from ._instances import one_operator_em as one_operator_em
+from ._instances import one_operator_training as one_operator_training
 
 # isort: split
 from ._registry import Registered as Registered

@@ -16,6 +16,7 @@ from ..lifting import (
     projection_messages,
     table_sensitivities,
 )
+from ..training import SquaredError, projection_slopes
 from ._measure import at_least, by_precision, observed_order, relative_difference
 from ._registry import statement
 
@@ -187,6 +188,74 @@ def corollary_3_4_gradient(seed: int = 0, size: int = 4, dtype: Any = None) -> A
     ]
     # As in corollary_3_4_layers.
     return float(np.max(gaps)), by_precision(dtype, 1e-13, 1e-5)
+
+
+class _Tanh(eqx.Module):
+    """The same layers as a model that is trained."""
+
+    weights: Any
+    biases: Any
+
+    def __call__(self, x: Any) -> Any:
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            x = jnp.tanh(weight @ x + bias)
+        return x
+
+
+_trained = eqx.filter_jit(projection_slopes)
+
+
+def _training_errors(seed: int, size: int, dtype: Any, ratios: np.ndarray) -> np.ndarray:
+    """Return the relative error of the trainer's slopes at each precision ratio."""
+    layers = random_layers(seed, size)
+    network, (x, y) = layers.network(dtype), _data(layers, dtype)
+    model, rows = _Tanh(network.weights, network.biases), jnp.ones(_BATCH, dtype)
+    want = backpropagate(layers)
+    errors = []
+    for ratio in ratios:
+        given = jnp.asarray(ratio, dtype)
+        got, _, _ = _trained(model, x, y, rows, SquaredError(), ratio=given)
+        errors.append(
+            max(
+                relative_difference(got.weights, [-g / _BATCH for g in want.weights]),
+                relative_difference(got.biases, [-g / _BATCH for g in want.biases]),
+            )
+        )
+    return np.array(errors)
+
+
+@statement(
+    "Corollary 3.4",
+    "slopes that ProjectionDirection trains on, small ρ, vs the recursion in numpy",
+    reading=_PROJECTED,
+)
+def corollary_3_4_training(seed: int = 0, size: int = 4, dtype: Any = None) -> Any:
+    """Check that what the trainer hands to an optimiser is the recursion's mean gradient.
+
+    One backward sweep of local projections over the network as traced from the model.
+
+    Source: Corollary 3.4. `size` is the width.
+    """
+    ratio = by_precision(dtype, 1e-5, 1e-3)
+    (error,) = _training_errors(seed, size, dtype, np.array([ratio]))
+    # As in corollary_3_4_projections.
+    return float(error), 50 * ratio
+
+
+@statement(
+    "Corollary 3.4",
+    "order in ρ at which ProjectionDirection's slopes tend to the recursion, less one",
+    reading=_PROJECTED,
+)
+def corollary_3_4_training_order(seed: int = 0, size: int = 4, dtype: Any = None) -> Any:
+    """Check that the trainer's slopes tend to the gradient with relative error `O(ρ)`.
+
+    Source: Corollary 3.4. `size` is the width.
+    """
+    ratios = by_precision(dtype, 1e-5, 2e-3) * np.array([1.0, 2.0, 4.0])
+    errors = _training_errors(seed, size, dtype, ratios)
+    # As in corollary_3_4_projection_order.
+    return abs(observed_order(ratios, errors) - 1), by_precision(dtype, 0.02, 0.2)
 
 
 def _projection_errors(seed: int, size: int, dtype: Any, ratios: np.ndarray) -> np.ndarray:

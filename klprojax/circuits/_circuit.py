@@ -8,15 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
-from .._types import VariableTables
+from .._variables import HasVariables, VariableLayout
 from ..geometry import safe_logsumexp
 from ._leaves import AbstractDiscreteLeaf
-from ._rows import numeric_rows, states_of
 from ._structure import LEAF, SUM, CircuitStructure, LeafGroup, is_indicator
 from ._validation import check_semantics, check_wiring
 
 
-class Circuit(eqx.Module):
+class Circuit(HasVariables):
     """Hold the structure of a sum-product network: nodes, edges and leaves, no numbers.
 
     Most users want `CircuitBuilder`, a reader or `compile_model`; this is the form with arrays.
@@ -135,111 +134,10 @@ class Circuit(eqx.Module):
             f"edges, depth {self.depth})"
         )
 
-    # -- evidence ----------------------------------------------------------------------------
-
-    def log_evidence(self, observed: Any = None, dtype: Any = None) -> VariableTables:
-        """Build log-evidence: the logarithm of the paper's λ, 0 where nothing is known.
-
-        Args:
-            observed: maps a variable to a state (hard evidence, ``-inf`` elsewhere) or to a
-                log-table ``[states]`` (soft evidence, nats).
-            dtype: floating dtype (default: JAX's default float).
-
-        Returns:
-            One array per distinct cardinality, ``[variables of that cardinality, states]``.
-
-        Raises:
-            ValueError: an unknown or continuous variable, a state out of range, a table of the
-                wrong length.
-        """
-        s = self.structure
-        dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
-        tables = [
-            np.zeros((len(ids), card), dtype)
-            for ids, card in zip(s.class_members, s.classes, strict=True)
-        ]
-        for v, value in dict(observed or {}).items():
-            if not 0 <= v < self.num_variables:
-                raise ValueError(
-                    f"Evidence names variable {v}; the circuit has 0..{self.num_variables - 1}."
-                )
-            card = int(s.cardinalities[v])
-            if not card:
-                raise ValueError(f"Variable {v} is continuous; pass its value in `values`.")
-            row = tables[int(np.searchsorted(s.classes, card))][s.row_of[v]]
-            if np.ndim(value) == 0:
-                if not 0 <= int(value) < card:
-                    raise ValueError(
-                        f"Evidence sets variable {v} to state {int(value)}; it has states "
-                        f"0..{card - 1}."
-                    )
-                row[:] = -np.inf
-                row[int(value)] = 0.0
-            elif np.shape(value) == (card,):
-                row[:] = np.asarray(value)
-            else:
-                raise ValueError(
-                    f"Soft evidence on variable {v} has shape {np.shape(value)}; expected "
-                    f"({card},)."
-                )
-        return tuple(jnp.asarray(table) for table in tables)
-
-    def evidence_from_data(
-        self, rows: Any, dtype: Any = None
-    ) -> tuple[tuple[Float[Array, "..."], ...], Float[Array, "..."]]:
-        """Turn data into evidence; missing entries are -1 or NaN (NaN for continuous variables).
-
-        Args:
-            rows: states or values ``[..., variables]``; leading axes are a batch.
-            dtype: floating dtype of the result.
-
-        Returns:
-            ``log_evidence``, one array per cardinality ``[..., variables, states]``, and
-            ``values`` ``[..., continuous variables]`` with NaN where missing.
-
-        Raises:
-            ValueError: another number of variables, or a state that a variable does not have.
-        """
-        s = self.structure
-        dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
-        rows = numeric_rows(rows)
-        if rows.ndim == 0 or rows.shape[-1] != self.num_variables:
-            raise ValueError(
-                f"The data has shape {rows.shape}; its last axis must be the {self.num_variables} "
-                "variables of the circuit."
-            )
-        tables = []
-        for ids, card in zip(s.class_members, s.classes, strict=True):
-            states = states_of(rows[..., ids], [int(card)] * len(ids), ids)
-            table = np.full((*states.shape, card), -np.inf, dtype)
-            table[states < 0] = 0.0
-            seen = states >= 0
-            table[(*np.nonzero(seen), states[seen])] = 0.0
-            tables.append(jnp.asarray(table))
-        return tuple(tables), jnp.asarray(rows[..., s.continuous].astype(dtype))
-
-    def unpack_variables(self, tables: Sequence[Any]) -> list[Any]:
-        """One array ``[states]`` per variable from arrays by cardinality; None if continuous.
-
-        Args:
-            tables: one array a cardinality, `[variables, states]`.
-        """
-        s = self.structure
-        out: list[Any] = [None] * self.num_variables
-        for ids, table in zip(s.class_members, tables, strict=True):
-            for row, v in enumerate(ids.tolist()):
-                out[v] = table[row]
-        return out
-
-    def pack_variables(self, tables: Sequence[Any], dtype: Any = None) -> VariableTables:
-        """Undo `unpack_variables`: evidence from one log-table ``[states]`` a variable.
-
-        Args:
-            tables: one per variable, in the order of their numbers.
-            dtype: floating type of the result; that of the tables if None.
-        """
-        discrete = {v: t for v, t in enumerate(tables) if self.structure.cardinalities[v]}
-        return self.log_evidence(discrete, dtype)
+    @property
+    def variables(self) -> VariableLayout:
+        """The variables, as arrays by cardinality hold them."""
+        return self.structure.variables
 
     # -- numbers -----------------------------------------------------------------------------
 
@@ -340,20 +238,18 @@ class Circuit(eqx.Module):
         if got != shapes:
             raise ValueError(f"leaf_parameters has shapes {got}; expected {shapes}.")
         if log_evidence is not None:
-            wanted = tuple(
-                (*batch, len(ids), int(card))
-                for ids, card in zip(s.class_members, s.classes, strict=True)
-            )
+            wanted = s.variables.shapes(batch)
             shapes_got = tuple(np.shape(table) for table in log_evidence)
             if shapes_got != wanted:
                 raise ValueError(
                     f"log_evidence has shapes {shapes_got}; expected {wanted} "
                     "(see Circuit.log_evidence)."
                 )
-        if values is not None and np.shape(values) != (*batch, len(s.continuous)):
+        continuous = len(s.variables.continuous)
+        if values is not None and np.shape(values) != (*batch, continuous):
             raise ValueError(
-                f"values has shape {np.shape(values)}; the circuit has {len(s.continuous)} "
-                f"continuous variables, so expected {(*batch, len(s.continuous))}."
+                f"values has shape {np.shape(values)}; the circuit has {continuous} "
+                f"continuous variables, so expected {(*batch, continuous)}."
             )
         arrays = (log_weights, *(log_evidence or ()), *leaf_parameters)
         dtypes = {str(a.dtype) for a in (*arrays, *(() if values is None else (values,)))}

@@ -150,7 +150,7 @@ def expected_values(
     parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)
     s = circuit.structure
     out = jnp.zeros(circuit.num_variables, log_weights.dtype)
-    for ids, table in zip(s.class_members, got.marginals, strict=True):
+    for ids, table in zip(s.variables.members, got.marginals, strict=True):
         states = jnp.arange(table.shape[1], dtype=table.dtype)
         # HIGHEST: accelerators would otherwise round float32 to 10 bits.
         means = jnp.matmul(table, states, precision=jax.lax.Precision.HIGHEST)
@@ -159,10 +159,10 @@ def expected_values(
         if isinstance(group.family, AbstractContinuousLeaf):
             means = group.family.mean(theta)
             out = out.at[group.variables].add(got.visits[group.nodes] * means)
-    if values is not None and len(s.continuous):
+    if values is not None and len(s.variables.continuous):
         seen = jnp.logical_not(jnp.isnan(values))
-        known = jnp.where(seen, values, out[s.continuous])
-        out = out.at[s.continuous].set(known)
+        known = jnp.where(seen, values, out[s.variables.continuous])
+        out = out.at[s.variables.continuous].set(known)
     return out
 
 
@@ -181,7 +181,7 @@ def _leaf_posterior(circuit: Circuit, group: int, theta: Array, log_evidence) ->
     family = s.groups[group].family
     assert isinstance(family, AbstractDiscreteLeaf)  # callers check
     table = family.log_table(theta, s.shape.classes[family_class])
-    own = log_evidence[family_class][s.row_of[s.groups[group].variables]]
+    own = log_evidence[family_class][s.variables.row_of[s.groups[group].variables]]
     return jax.vmap(log_normalize)(table + own)
 
 

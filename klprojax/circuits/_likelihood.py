@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._sharding import on_any_mesh
+from .._variables import missing_entries, numeric_rows
 from ._circuit import Circuit
 from ._flow import accurate_values
 from ._kinds import explicit_or_method
-from ._rows import missing_entries, numeric_rows
 from ._sweep import edge_log_weights, finite_or_stuck, leaf_log_values, log_partition
 
 

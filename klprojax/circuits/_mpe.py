@@ -81,13 +81,13 @@ def mpe(
     parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)
     s = circuit.structure
     if values is None:
-        values = jnp.full(len(s.continuous), jnp.nan, log_weights.dtype)
+        values = jnp.full(len(s.variables.continuous), jnp.nan, log_weights.dtype)
     exact = is_deterministic(circuit)
     classes, found, log_value, steps = _mpe(
         s.shape, exact, max_steps, s.wiring, log_weights, log_evidence, parameters, values
     )
     states = jnp.zeros(circuit.num_variables, jnp.int32)
-    for ids, part in zip(s.class_members, classes, strict=True):
+    for ids, part in zip(s.variables.members, classes, strict=True):
         states = states.at[ids].set(part)
     return Explanation(states, found, log_value, steps, exact)
 

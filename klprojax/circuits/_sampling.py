@@ -61,10 +61,10 @@ def sample(
     )
     dtype = jnp.int32 if continuous is None else log_weights.dtype
     rows = jnp.zeros((num_samples, circuit.num_variables), dtype)
-    for ids, states in zip(s.class_members, classes, strict=True):
+    for ids, states in zip(s.variables.members, classes, strict=True):
         rows = rows.at[:, ids].set(states.T.astype(dtype))
     if continuous is not None:
-        rows = rows.at[:, s.continuous].set(continuous.T)
+        rows = rows.at[:, s.variables.continuous].set(continuous.T)
     return rows
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from .._variables import VariableLayout
 from ._flow import Flow
 from ._layered_plan import layered_plan, spans
 from ._leaves import AbstractLeaf, Indicator
@@ -208,41 +209,24 @@ class CircuitStructure:
         return tuple(np.flatnonzero(bits).tolist())
 
     @cached_property
-    def classes(self) -> np.ndarray:
-        """Distinct cardinalities of the discrete variables, ascending."""
-        return np.unique(self.cardinalities[self.cardinalities > 0])
-
-    @cached_property
-    def class_members(self) -> tuple[np.ndarray, ...]:
-        """Variables of each cardinality."""
-        return tuple(np.flatnonzero(self.cardinalities == c) for c in self.classes)
-
-    @cached_property
-    def continuous(self) -> np.ndarray:
-        """The continuous variables."""
-        return np.flatnonzero(self.cardinalities == 0)
-
-    @cached_property
-    def row_of(self) -> np.ndarray:
-        """Row of each variable among those of its cardinality."""
-        row = np.zeros(len(self.cardinalities), np.int32)
-        for members in (*self.class_members, self.continuous):
-            row[members] = np.arange(len(members))
-        return row
+    def variables(self) -> VariableLayout:
+        """The variables, as arrays by cardinality hold them."""
+        return VariableLayout(self.cardinalities)
 
     @cached_property
     def group_class(self) -> tuple[int, ...]:
         """Per leaf group, its cardinality class; -1 for continuous variables."""
         cards = [self.cardinalities[g.variables[0]] for g in self.groups]
-        return tuple(int(np.searchsorted(self.classes, c)) if c else -1 for c in cards)
+        return tuple(int(np.searchsorted(self.variables.classes, c)) if c else -1 for c in cards)
 
     @cached_property
     def shape(self) -> Shape:
         """What a compiled program depends on besides array sizes."""
         families = tuple(group.family for group in self.groups)
         groups = tuple(zip(families, self.group_class, strict=True))
-        members = (*self.class_members, self.continuous)
-        return Shape(tuple(self.classes.tolist()), tuple(map(len, members)), groups, self.root)
+        v = self.variables
+        counts = tuple(map(len, (*v.members, v.continuous)))
+        return Shape(tuple(v.classes.tolist()), counts, groups, self.root)
 
     @cached_property
     def wiring(self) -> CircuitWiring:
@@ -260,7 +244,8 @@ class CircuitStructure:
             np.concatenate([group.nodes for group in self.groups]),
         )
         leaves = tuple(
-            LeafWiring(self.row_of[group.variables], group.states) for group in self.groups
+            LeafWiring(self.variables.row_of[group.variables], group.states)
+            for group in self.groups
         )
         wiring = CircuitWiring(flow, leaves, self.weight_of_edge, self.sum_edges)
         with jax.ensure_compile_time_eval():  # never a tracer of the caller's transformation

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._sharding import on_any_mesh
-from .._solution import RESULTS
 from .._types import Scalar, VariableTables
 from ..geometry import safe_log
 from ._circuit import Circuit
@@ -73,7 +72,6 @@ def sweep(
     *,
     leaf_parameters: tuple[Float[Array, "..."], ...] | None = None,
     values: Float[Array, " continuous"] | None = None,
-    throw: bool = False,
 ) -> Sweep:
     """Compute all values, derivatives and marginals of Theorem 4.1.
 
@@ -88,10 +86,10 @@ def sweep(
         log_evidence: soft or hard evidence λ (see `Circuit.log_evidence`); none if left out.
         leaf_parameters: one array per leaf group; only for circuits with parametric leaves.
         values: values of the continuous variables, NaN where missing (all missing if left out).
-        throw: raise if the evidence is impossible, rather than return ``-inf`` and zeros.
 
     Returns:
-        A `Sweep`. Everything keeps the dtype of the weights.
+        A `Sweep`. Everything keeps the dtype of the weights. For impossible evidence values are
+        ``-inf`` and marginals 0 (see `Sweep.possible`).
 
     Differentiation:
         ``jvp``, ``grad``, ``vmap`` and their compositions, to any order; entries of ``-inf`` give
@@ -99,7 +97,6 @@ def sweep(
 
     Raises:
         ValueError: numbers that do not fit the circuit.
-        RuntimeError: with ``throw``, impossible evidence.
 
     Reference: Theorem 4.1.
 
@@ -118,10 +115,7 @@ def sweep(
         log_evidence = circuit.log_evidence(dtype=log_weights.dtype)
     parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)
     s = circuit.structure
-    out = _sweep(s.shape, s.wiring, log_weights, log_evidence, parameters, values)
-    if throw:
-        out = RESULTS.contradiction.error_if(out, jnp.logical_not(out.possible))
-    return out
+    return _sweep(s.shape, s.wiring, log_weights, log_evidence, parameters, values)
 
 
 @explicit_or_method

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._sharding import on_any_mesh
+from .._solution import RESULTS
 from .._types import VariableTables
 from ..geometry import safe_log
 from ..operators import t_proj
@@ -72,14 +73,11 @@ def t_spn(
     if method not in ("sweep", "elimination", "dense", "tree"):
         raise ValueError(f"method is {method!r}; use 'sweep', 'elimination', 'dense' or 'tree'.")
     if method == "sweep":
-        return sweep(
-            circuit,
-            log_weights,
-            log_evidence,
-            leaf_parameters=leaf_parameters,
-            values=values,
-            throw=True,
-        ).log_marginals
+        swept = sweep(
+            circuit, log_weights, log_evidence, leaf_parameters=leaf_parameters, values=values
+        )
+        impossible = jnp.logical_not(swept.possible)
+        return RESULTS.contradiction.error_if(swept.log_marginals, impossible)
     if log_evidence is None:
         log_evidence = circuit.log_evidence(dtype=log_weights.dtype)
     parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)

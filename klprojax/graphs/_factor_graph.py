@@ -19,6 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from .._types import FactorTables, VariableTables
+from .._variables import HasVariables, VariableLayout, stack
 from ._message_rule import AbstractMessageRule, Structured
 from ._wiring import (
     GraphSignature,
@@ -30,7 +31,7 @@ from ._wiring import (
 )
 
 
-class FactorGraph(eqx.Module):
+class FactorGraph(HasVariables):
     """Hold the structure of a factor graph: cardinalities and scopes, no potentials.
 
     Args:
@@ -77,15 +78,9 @@ class FactorGraph(eqx.Module):
                 f"Variable {bad} has cardinality {cards[bad]}; every variable needs at least one "
                 "state."
             )
-        classes, class_of = np.unique(cards, return_inverse=True)
-        order = np.argsort(class_of, kind="stable")
-        counts = np.bincount(class_of, minlength=len(classes))
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        row_of = np.empty(len(cards), np.int32)
-        row_of[order] = np.arange(len(cards)) - np.repeat(starts[:-1], counts)
-        variables = tuple(
-            order[starts[c] : starts[c + 1]].astype(np.int32) for c in range(len(classes))
-        )
+        layout = VariableLayout(cards)
+        classes, row_of = layout.classes, layout.row_of
+        counts = [len(ids) for ids in layout.members]
 
         members: dict[Any, list[tuple[int, np.ndarray, np.ndarray]]] = {}
         rules: dict[Any, AbstractMessageRule] = {}
@@ -129,13 +124,15 @@ class FactorGraph(eqx.Module):
             for c, rows in zip(group.classes, ends_of_axes, strict=True):
                 ends[c].append(rows)
         flat = tuple(np.concatenate([*end, np.zeros(0, np.int32)]).astype(np.int32) for end in ends)
-        incoming = tuple(incoming_edges(rows, int(n)) for rows, n in zip(flat, counts, strict=True))
+        incoming = tuple(incoming_edges(rows, n) for rows, n in zip(flat, counts, strict=True))
         slots, reverse = pairwise_slots(groups, flat, counts)
-        wiring = Wiring(variables, flat, tuple(items), tuple(stored_axes), incoming, slots, reverse)
+        wiring = Wiring(
+            layout.members, flat, tuple(items), tuple(stored_axes), incoming, slots, reverse
+        )
         self.wiring = jax.tree.map(jnp.asarray, wiring)
         self.signature = GraphSignature(
-            tuple(int(c) for c in classes),
-            tuple(int(c) for c in counts),
+            tuple(classes.tolist()),
+            tuple(counts),
             tuple(len(table) for table in incoming),
             tuple(groups),
         )
@@ -160,10 +157,15 @@ class FactorGraph(eqx.Module):
     @property
     def cardinalities(self) -> tuple[int, ...]:
         """Number of states of each variable, in the graph's order."""
+        return tuple(self.variables.cardinalities.tolist())
+
+    @cached_property
+    def variables(self) -> VariableLayout:
+        """The variables, as arrays by cardinality hold them."""
         cards = np.empty(self.num_variables, np.int64)
         for card, ids in zip(self.signature.cardinalities, self._host.variables, strict=True):
             cards[ids] = card
-        return tuple(int(c) for c in cards)
+        return VariableLayout(cards)
 
     @property
     def edge_blocks(self) -> tuple[tuple[tuple[int, int], ...], ...]:
@@ -266,82 +268,6 @@ class FactorGraph(eqx.Module):
                 out[int(item)] = (rows if shared else rows[row]).transpose(np.argsort(axes[row]))
         return [out[item] for item in sorted(out)]
 
-    def pack_variables(self, tables: Sequence[Any], dtype: Any = None) -> VariableTables:
-        """Arrange one table per variable, ``[states]``, into arrays by cardinality.
-
-        Args:
-            tables: one log-table per variable, in the order of their numbers.
-            dtype: floating type of the result; that of the tables if None.
-
-        Raises:
-            ValueError: wrong number of tables, or a table whose length is not its variable's
-                cardinality.
-        """
-        cards = self.cardinalities
-        if len(tables) != len(cards):
-            raise ValueError(f"Got {len(tables)} tables for {len(cards)} variables.")
-        for v, (table, card) in enumerate(zip(tables, cards, strict=True)):
-            if np.shape(table) != (card,):
-                raise ValueError(
-                    f"The table of variable {v} has shape {np.shape(table)}; its cardinality asks "
-                    f"for ({card},)."
-                )
-        return tuple(_stack([tables[v] for v in ids], dtype) for ids in self._host.variables)
-
-    def unpack_variables(self, tables: VariableTables) -> list[Any]:
-        """Undo `pack_variables`: one array ``[states]`` per variable, in the graph's order.
-
-        NumPy arrays for concrete tables, JAX arrays inside a transformation.
-        """
-        out: list[Any] = [None] * self.num_variables
-        for ids, table in zip(self._host.variables, tables, strict=True):
-            rows = np.asarray(table) if not isinstance(table, Tracer) else table
-            for row, v in enumerate(ids):
-                out[v] = rows[row]
-        return out
-
-    def log_evidence(self, observed: Any = None, dtype: Any = None) -> VariableTables:
-        """Build evidence log-tables: 0 where nothing is known, ``-inf`` where a state is excluded.
-
-        Args:
-            observed: maps a variable number to a state number (hard evidence) or to a log-table
-                ``[states]`` in nats (soft evidence).
-            dtype: floating dtype of the result.
-
-        Raises:
-            ValueError: an unknown variable, a state out of range, a table of the wrong length.
-        """
-        cards = self.cardinalities
-        dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
-        host = self._host
-        out = [
-            np.zeros((len(ids), card), dtype)
-            for ids, card in zip(host.variables, self.signature.cardinalities, strict=True)
-        ]
-        place = {}
-        for c, ids in enumerate(host.variables):
-            place.update({int(v): (c, row) for row, v in enumerate(ids)})
-        for v, value in dict(observed or {}).items():
-            if v not in place:
-                raise ValueError(f"Evidence names variable {v}; the graph has 0..{len(cards) - 1}.")
-            c, row = place[v]
-            if np.ndim(value) == 0:
-                if not 0 <= int(value) < cards[v]:
-                    raise ValueError(
-                        f"Evidence sets variable {v} to state {int(value)}; it has states "
-                        f"0..{cards[v] - 1}."
-                    )
-                out[c][row] = -np.inf
-                out[c][row, int(value)] = 0.0
-            elif np.shape(value) == (cards[v],):
-                out[c][row] = np.asarray(value)
-            else:
-                raise ValueError(
-                    f"Soft evidence on variable {v} has shape {np.shape(value)}; expected "
-                    f"({cards[v]},)."
-                )
-        return tuple(jnp.asarray(table) for table in out)
-
     def check(
         self, log_potentials: FactorTables, log_evidence: VariableTables | None = None
     ) -> None:
@@ -396,15 +322,9 @@ def _pack_group(
         if np.shape(table) != given:
             raise ValueError(_shape_message(int(item), np.shape(table), [given]))
         rows.append(table.transpose(axes[row]) if arity else table)
-    return _stack(rows, dtype)
+    return stack(rows, dtype)
 
 
 def _shape_message(item: int, got: tuple[int, ...], expected: list[tuple[int, ...]]) -> str:
     wanted = " or ".join(str(shape) for shape in expected)
     return f"The table of factors[{item}] has shape {got}; expected {wanted}."
-
-
-def _stack(tables: list[Any], dtype: Any) -> Array:
-    if any(isinstance(t, jax.Array) for t in tables):
-        return jnp.stack([jnp.asarray(t, dtype) for t in tables])
-    return jnp.asarray(np.stack([np.asarray(t) for t in tables]), dtype)

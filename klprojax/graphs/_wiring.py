@@ -1,5 +1,6 @@
 """The arrays and sizes that make up a graph's structure, and how scopes are read into them."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,7 +109,7 @@ def incoming_edges(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def pairwise_slots(
-    groups: list[GroupSignature], edges: tuple[np.ndarray, ...], counts: np.ndarray
+    groups: list[GroupSignature], edges: tuple[np.ndarray, ...], counts: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     nothing = np.zeros((0, 0), np.int32)
     plain = all(group.rule is None and len(group.shape) <= 2 for group in groups)
@@ -117,7 +118,7 @@ def pairwise_slots(
         plain and pairwise and len(edges) == 1 and max(g.shape or (1,) for g in groups)[0] == 2
     ):
         return nothing, nothing
-    count, total = int(counts[0]), len(edges[0])
+    count, total = counts[0], len(edges[0])
     partner = np.full(total + 1, total, np.int64)
     at = 0
     for group in groups:

@@ -13,6 +13,7 @@ import pytest
 import klprojax.checks as checks
 import klprojax.checks._corollary_3_4 as corollary
 import klprojax.checks._differential as differential
+import klprojax.checks._instances as instances
 import klprojax.checks._lemma_3_2 as lemma
 import klprojax.checks._proposition_3_1 as proposition
 import klprojax.checks._section_2 as section
@@ -26,6 +27,7 @@ from klprojax.circuits import CircuitBuilder
 from klprojax.geometry import ProductFamily, i_projection, log_normalize, right_projection
 from klprojax.graphs._replication import ReplicatedLift
 from klprojax.lifting import DeltaLift, delta_lift
+from klprojax.projections import Cyclic, DifferenceMap
 
 ENTRIES = {entry.name: entry for entry in registered_checks()}
 LITERAL = ("proposition_3_1_ii_literal", "theorem_4_6_literal", "remark_4_7")
@@ -276,6 +278,42 @@ def test_permuting_a_weight(monkeypatch):
         check = run_check(ENTRIES[f"corollary_3_4_{name}"])
         assert not check.holds
         assert check.residual > 0.9
+
+
+def test_training_on_other_slopes(monkeypatch):
+    slopes = corollary._trained
+
+    def without_last_row(model, x, y, rows, loss, ratio):
+        return slopes(model, x, y, rows.at[-1].set(0.0), loss, ratio=ratio)
+
+    monkeypatch.setattr(corollary, "_trained", without_last_row)
+    fails("corollary_3_4_training")
+
+
+def test_instances_of_another_operator(monkeypatch):
+    em_step, decode, t_spn = instances.em_step, instances.decode, instances.t_spn
+    with monkeypatch.context() as patch:
+        patch.setattr(instances, "em_step", lambda *given: em_step(*given, pseudocount=0.01))
+        fails("one_operator_em")
+    with monkeypatch.context() as patch:
+        patch.setattr(instances, "_naive_bayes", lambda table: table)
+        fails("one_operator_em")
+    with monkeypatch.context() as patch:
+        min_sum = {"semiring": "max", "early_stop": False}
+        patch.setattr(instances, "decode", lambda *given, early_stop: decode(*given, **min_sum))
+        fails("one_operator_codes")
+    with monkeypatch.context() as patch:
+        patch.setattr(instances, "Dykstra", Cyclic)
+        fails("one_operator_codes")
+    with monkeypatch.context() as patch:
+        patch.setattr(instances, "DouglasRachford", DifferenceMap)
+        fails("one_operator_training")
+
+    def unweighted(circuit, log_weights, *given, **options):
+        return t_spn(circuit, jnp.zeros_like(log_weights), *given, **options)
+
+    monkeypatch.setattr(instances, "t_spn", unweighted)
+    fails("one_operator_circuits")
 
 
 def test_an_operator_that_forgets_consensus(monkeypatch):

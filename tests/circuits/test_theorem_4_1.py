@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from klprojax.circuits import CircuitBuilder, log_partition, sweep
+from klprojax.circuits import CircuitBuilder, log_partition, sweep, t_spn
 from tests.reference import circuit_sweep
 
 from ._circuits import as_nodes, enumerate_exact, enumerate_joint, random_circuit, random_evidence
@@ -116,7 +116,7 @@ def test_against_plain_automatic_differentiation():
             for n, v, t in zip(
                 g.nodes.tolist(), g.variables.tolist(), g.states.tolist(), strict=True
             ):
-                memory[n] = jnp.exp(table[c][s.row_of[v], t])
+                memory[n] = jnp.exp(table[c][s.variables.row_of[v], t])
         for nodes in s.ranks:
             for n in nodes.tolist():
                 edges = range(s.offsets[n], s.offsets[n + 1])
@@ -207,7 +207,7 @@ def test_impossible_evidence():
     )
     assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(grads))
     with pytest.raises(RuntimeError, match="probability zero"):
-        sweep(circuit, model.log_weights, impossible, throw=True)
+        t_spn(circuit, model.log_weights, impossible)
 
 
 def test_product_at_the_root_of_impossible_evidence():

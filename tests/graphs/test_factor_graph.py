@@ -206,7 +206,7 @@ def test_bad_variable_tables_and_evidence():
         graph.pack_variables([np.zeros(2)])
     with pytest.raises(ValueError, match=re.escape("variable 1 has shape (2,)")):
         graph.pack_variables([np.zeros(2), np.zeros(2)])
-    with pytest.raises(ValueError, match=re.escape("names variable 2; the graph has 0..1")):
+    with pytest.raises(ValueError, match=re.escape("names variable 2; the variables are 0..1")):
         graph.log_evidence({2: 0})
     for state in (3, -1):
         with pytest.raises(ValueError, match=f"variable 1 to state {state}; it has states 0..2"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .._rows import missing_entries, numeric_rows
+from ..._variables import missing_entries, numeric_rows
 from ._chow_liu import center, chow_liu_trees
 from ._circuit import TensorCircuit
 from ._structure import Node

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 from ..._sharding import on_any_mesh
+from ..._variables import HasVariables, VariableLayout
 from .._builder import CircuitModel
 from .._likelihood import join_rows, log_conditional
 from .._mpe import Explanation
@@ -24,7 +25,7 @@ from ._structure import TensorStructure
 Tables = tuple[Float[Array, "_ _ _"], ...]
 
 
-class TensorCircuit(eqx.Module):
+class TensorCircuit(HasVariables):
     """A smooth, decomposable circuit of vectors of K units, in dense layers; no numbers.
 
     An input vector holds K categorical leaves of one variable. A sum node multiplies vectors of
@@ -190,6 +191,11 @@ class TensorCircuit(eqx.Module):
 
     # -- evidence ----------------------------------------------------------------------------
 
+    @property
+    def variables(self) -> VariableLayout:
+        """The variables, as arrays by cardinality hold them."""
+        return self.structure.layout
+
     def states_from_data(self, rows: Any) -> np.ndarray:
         """Check data and make it small integers; missing entries (-1 or NaN) become -1.
 
@@ -229,7 +235,8 @@ class TensorCircuit(eqx.Module):
             rows: states ``[rows, variables]``; missing entries (-1, NaN) are summed out. Traced
                 rows are integers, and other numbers than states and -1 are impossible.
             log_evidence: instead of rows, one log-table per cardinality (ascending), ``[rows,
-                variables of that cardinality, states]``; soft or hard.
+                variables of that cardinality, states]``; soft or hard (`log_evidence` and
+                `evidence_from_data` build them).
             softening: treat an observed state as soft evidence, ``1 - softening`` on the state and
                 the rest spread over the others (data softening, a regulariser of training).
 
@@ -330,7 +337,8 @@ class TensorCircuit(eqx.Module):
         table = self._table(parameters, rows, log_evidence)
         exact = known_wide(self.structure, parameters, True)
         grad = state_flows(self.structure, exact, parameters, table).transpose(2, 0, 1)
-        return tuple(grad[:, ids, :card] for card, ids in self.structure.classes)
+        members = zip(self.variables.members, self.variables.classes.tolist(), strict=True)
+        return tuple(grad[:, ids, :card] for ids, card in members)
 
     @on_any_mesh(batch=("rows", "log_evidence"), out=0)
     def expected_values(

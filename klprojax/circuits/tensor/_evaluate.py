@@ -14,14 +14,11 @@ from jaxtyping import Array
 
 from ._leaf import IMPOSSIBLE, Evidence, leaf_tables, leaf_values
 from ._log_matmul import any_of, exact_log_matmul, finite_max, log_matmul, log_sums, weight_range
+from ._node_by_node import values_node_by_node
 from ._parameters import TensorParameters
-from ._plan import INPUTS, ROLLED, TABLES, Plan, Product, Scan, make_plan
+from ._plan import INPUTS, TABLES, Plan, Product, Scan, make_plan
 from ._rows import rows_of
 from ._structure import TensorStructure
-
-# Sums of up to so many terms are taken term by term where checking them is rarely needed: up to
-# five times slower than checked products, compiled twice as fast.
-FEW_TERMS = 16
 
 # Rows evaluated together where sums are checked and it is not known whether they must be.
 BLOCK = 128
@@ -52,13 +49,6 @@ def exact_sum(log_weights: Array, log_values: Array, noise: Array | None) -> Arr
     return exact_log_matmul(log_weights, log_values)
 
 
-def rare_sum(log_weights: Array, log_values: Array, noise: Array | None) -> Array:
-    """Sums of any weights where these are rare; needs no noise."""
-    del noise
-    sums = log_sums if log_weights.shape[2] <= FEW_TERMS else exact_log_matmul
-    return sums(log_weights, log_values)
-
-
 def evaluate(
     structure: TensorStructure,
     parameters: TensorParameters,
@@ -75,7 +65,8 @@ def evaluate(
     compiled grows with the number of differently shaped levels.
 
     Weights that are zero or nearly so need sums that check what they lose (see `wide`). Where it
-    is not known whether there are any, both ways are compiled, and the numbers choose one.
+    is not known whether there are any, the numbers choose between two ways: dense layers, and
+    `values_node_by_node`, which takes little to compile.
 
     Args:
         structure, parameters, evidence: the circuit.
@@ -89,18 +80,26 @@ def evaluate(
     if total is not None:
         plan = make_plan(structure)
         return _evaluate(structure, plan, softening, total, parameters, evidence, noise)
-    plans = make_plan(structure), make_plan(structure, ROLLED)
+    plan = make_plan(structure)
     check = wide(structure, parameters, evidence.states is None)
     # Of wide weights no derivative may come out as zero times infinity.
     tame = jax.tree.map(lambda x: jnp.where(check, jnp.zeros_like(x), x), parameters)
-    usual = _evaluate(structure, plans[0], softening, product_sum, tame, evidence, None)
+    usual = _evaluate(structure, plan, softening, product_sum, tame, evidence, None)
 
     # Rarely taken: compiled in as few pieces as possible, in little memory, and nothing is kept for
     # the derivative.
     def checked(_, parameters, evidence):
         @jax.checkpoint
         def values(evidence):
-            return _evaluate(structure, plans[1], softening, rare_sum, parameters, evidence, None)
+            tables = leaf_tables(structure, parameters.log_inputs, evidence, softening)
+            given = _inputs(structure, tables, evidence, np.arange(structure.num_inputs), log_sums)
+            return values_node_by_node(
+                structure,
+                parameters.log_weights,
+                parameters.log_mixing,
+                parameters.log_root,
+                given,
+            )
 
         batch = usual.shape[0]
         if batch <= BLOCK:
@@ -221,12 +220,8 @@ def _evaluate(
         return None if noise is None else rows_of(noise.nodes, nodes)
 
     def inputs(rows: np.ndarray) -> Array:
-        own = rows_of(tables, blocks[rows])
-        given = evidence.of(variables[rows])
-        if given.states is not None:
-            return leaf_values(own, given.states)
-        assert given.log_evidence is not None  # evidence has one of them
-        return sums(own, given.log_evidence, None if noise is None else rows_of(noise.inputs, rows))
+        own = None if noise is None else rows_of(noise.inputs, rows)
+        return _inputs(structure, tables, evidence, rows, partial(total, noise=own))
 
     if len(plan.table_nodes) and evidence.states is None:
         levels[TABLES] = sums(
@@ -293,6 +288,23 @@ def _evaluate(
     top = top.reshape(1, -1, top.shape[2])
     log_root = rows_of(parameters.log_root, plan.root.nodes).reshape(1, 1, -1)
     return sums(log_root, top, None if noise is None else noise.root)[0, 0]
+
+
+def _inputs(
+    structure: TensorStructure,
+    tables: Array,
+    evidence: Evidence,
+    rows: np.ndarray,
+    total: Callable[[Array, Array], Array],
+) -> Array:
+    """Log-values of some input vectors, ``[rows, units, batch]``."""
+    own = rows_of(tables, np.asarray(structure.input_blocks)[rows])
+    given = evidence.of(np.asarray(structure.variables)[rows])
+    if given.states is not None:
+        return leaf_values(own, given.states)
+    assert given.log_evidence is not None  # evidence has one of them
+    shift = finite_max(given.log_evidence, 1)
+    return total(own, given.log_evidence - shift) + shift
 
 
 def _product(product: Product, values: Callable[[int, np.ndarray], Array]) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Integer
 
-from .._rows import numeric_rows, states_of
+from ..._variables import numeric_rows, states_of
 from ._leaf import IMPOSSIBLE, Evidence
 from ._structure import TensorStructure
 
@@ -40,8 +40,7 @@ def read_evidence(
             return Evidence(_traced_states(s, rows).T, None)
         return Evidence(jnp.asarray(read_states(s, rows)).T, None)
     got = [jnp.shape(table) for table in log_evidence]
-    batch = got[0][0] if got and got[0] else 0
-    wanted = [(batch, len(ids), card) for card, ids in s.classes]
+    wanted = list(s.layout.shapes((got[0][0] if got and got[0] else 0,)))
     if got != wanted:
         raise ValueError(
             f"log_evidence has shapes {got}; expected {[('rows', *w[1:]) for w in wanted]}, "
@@ -57,7 +56,7 @@ def read_evidence(
         )
         for table in log_evidence
     ]
-    order = np.argsort(np.concatenate([ids for _, ids in s.classes]))
+    order = np.argsort(np.concatenate(s.layout.members))
     return Evidence(None, jnp.concatenate(padded, axis=1)[:, order].transpose(1, 2, 0))
 
 

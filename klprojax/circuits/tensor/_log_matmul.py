@@ -54,7 +54,7 @@ def log_sums(
 ) -> Float[Array, "nodes out batch"]:
     """The sums term by term: right for any weights, slower by a factor that grows with the terms.
 
-    Compiled in half the time of `exact_log_matmul`.
+    Compiled in half the time of `exact_log_matmul`: for where checking is rarely needed.
 
     Differentiation:
         By log-sums.
@@ -163,15 +163,16 @@ def _terms(*tables: Array) -> tuple[Array, ...]:
 
 def _log_sums(log_weights: Array, log_values: Array, out: Array) -> Array:
     # Not all terms at once: that would take as much memory as there are.
-    terms = _terms(log_weights, log_values)
-    lowest = jnp.full_like(out, -jnp.inf)
-    top, _ = lax.scan(lambda top, x: (jnp.maximum(top, x[0] + x[1]), None), lowest, terms)
-    shift = jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top)
+    def add(carry, term):
+        top, total = carry
+        term = term[0] + term[1]
+        new = jnp.maximum(top, term)
+        shift = jnp.where(jnp.isneginf(new), jnp.zeros_like(new), new)
+        return (new, total * jnp.exp(top - shift) + jnp.exp(term - shift)), None
 
-    def add(total, term):
-        return total + jnp.exp(term[0] + term[1] - shift), None
-
-    return jnp.log(lax.scan(add, jnp.zeros_like(out), terms)[0]) + shift
+    start = jnp.full_like(out, -jnp.inf), jnp.zeros_like(out)
+    (top, total), _ = lax.scan(add, start, _terms(log_weights, log_values))
+    return jnp.log(total) + jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top)
 
 
 def _moved_by_terms(numbers, tangents) -> Array:

@@ -21,9 +21,6 @@ SHORTEST_SCAN = 3
 # costs time in every pass: a level more to compile is as bad as so large a part of all nodes more.
 PIECE = 0.06
 
-# The same where next to nothing is to be compiled: whatever can be one scan is one.
-ROLLED = 1.0
-
 
 class Part(NamedTuple):
     """Children from one source: a level, `INPUTS`, `TABLES` or the product's `POOL`.
@@ -97,8 +94,8 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def make_plan(s: TensorStructure, piece: float = PIECE) -> Plan:
-    """Plan the evaluation of a structure, with the price ``piece`` of compiling a level."""
+def make_plan(s: TensorStructure) -> Plan:
+    """Plan the evaluation of a structure."""
     sources = np.full(s.starts[-1], INPUTS)
     rows = np.arange(s.starts[-1])
     nodes = [node for level in s.levels for node in level]
@@ -128,7 +125,7 @@ def make_plan(s: TensorStructure, piece: float = PIECE) -> Plan:
         np.asarray([nodes[n][0] for n in tables], np.int64),
         tuple(products),
         root,
-        _steps(products, root, s.mixing, piece),
+        _steps(products, root, s.mixing),
     )
 
 
@@ -186,9 +183,7 @@ def _pool(
     return tuple((int(k), rows[flat[sources[flat] == k]]) for k in found), place[children]
 
 
-def _steps(
-    products: Sequence[Product], root: Product, mixing: Sequence[int], piece: float
-) -> tuple[Step, ...]:
+def _steps(products: Sequence[Product], root: Product, mixing: Sequence[int]) -> tuple[Step, ...]:
     """Join levels that read only inputs, tables and the level below, which nothing else reads."""
     users: list[set[int]] = [set() for _ in products]
     for level, product in enumerate((*products, root)):
@@ -216,7 +211,7 @@ def _steps(
             runs.append((level, level))
     out: list[Step] = []
     for first, last in runs:
-        for start, stop in _cut(sizes[first : last + 1], piece * sizes.sum()):
+        for start, stop in _cut(sizes[first : last + 1], PIECE * sizes.sum()):
             start, stop = first + start, first + stop
             scan = _scan(products, start, stop) if stop > start else None
             out.append(Step(start, stop, scan))

@@ -6,6 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
+from ..._variables import VariableLayout
+
 Node = tuple[int, ...]
 
 
@@ -124,13 +126,10 @@ class TensorStructure:
             out[block] = self.cardinalities[variable]
         return out
 
-    # -- variables by cardinality, as everywhere in the package --------------------------------
-
     @cached_property
-    def classes(self) -> tuple[tuple[int, np.ndarray], ...]:
-        """Distinct cardinalities, ascending, with the variables of each."""
-        cards = np.asarray(self.cardinalities)
-        return tuple((int(c), np.flatnonzero(cards == c)) for c in np.unique(cards))
+    def layout(self) -> VariableLayout:
+        """The circuit's variables, as arrays by cardinality hold them."""
+        return VariableLayout(self.cardinalities)
 
     # -- checks ------------------------------------------------------------------------------
 

@@ -115,16 +115,16 @@ def test_posteriors_and_expectations():
         weight = probs * fits(states, row)
         weight = weight / weight.sum()
         np.testing.assert_allclose(means[r], weight @ states, **EXACT)
-        for (card, ids), table in zip(circuit.structure.classes, tables, strict=True):
+        for ids, table in zip(circuit.variables.members, tables, strict=True):
             for i, v in enumerate(ids):
-                own = np.bincount(states[:, v], weights=weight, minlength=card)
+                own = np.bincount(states[:, v], weights=weight, minlength=table.shape[2])
                 np.testing.assert_allclose(table[r, i], own, **EXACT)
     soft = tuple(
-        jnp.asarray(np.random.default_rng(3).normal(size=(1, len(ids), card)))
-        for card, ids in circuit.structure.classes
+        jnp.asarray(np.random.default_rng(3).normal(size=shape))
+        for shape in circuit.variables.shapes((1,))
     )
     weight = probs.copy()
-    for (_, ids), table in zip(circuit.structure.classes, soft, strict=True):
+    for ids, table in zip(circuit.variables.members, soft, strict=True):
         for i, v in enumerate(ids):
             weight *= np.exp(np.asarray(table)[0, i])[states[:, v]]
     weight /= weight.sum()
@@ -174,8 +174,7 @@ def test_samples_are_independent_and_typed():
     same = (np.asarray(free[1:]) == np.asarray(free[:-1])).all(1).mean()
     assert abs(same - share) < 5 * np.sqrt(share * (1 - share) / 499)
     soft = tuple(
-        jnp.full((2, len(ids), card), -jnp.inf).at[:, :, -1].set(0.0)
-        for card, ids in circuit.structure.classes
+        jnp.full(shape, -jnp.inf).at[:, :, -1].set(0.0) for shape in circuit.variables.shapes((2,))
     )
     last = circuit.sample(p, key, 500, log_evidence=soft)
     assert (np.asarray(last) == np.asarray(circuit.cardinalities) - 1).all()
