@@ -176,7 +176,8 @@ def one_operator_training(seed: int = 0, size: int = 2, dtype: Any = None) -> An
     weight, x, goal = (np.asarray(jnp.asarray(v, dtype), np.float64) for v in (weight, x, goal))
 
     def dense(point: tuple) -> tuple:
-        return _onto_products(*point, rho)
+        a, w, u = point
+        return _onto_products(a, w, u, rho)
 
     def agreed(point: tuple) -> tuple:
         _, w, u = point

@@ -221,7 +221,7 @@ def _evaluate(
 
     def inputs(rows: np.ndarray) -> Array:
         own = None if noise is None else rows_of(noise.inputs, rows)
-        return _inputs(structure, tables, evidence, rows, partial(total, noise=own))
+        return _inputs(structure, tables, evidence, rows, lambda w, v: total(w, v, own))
 
     if len(plan.table_nodes) and evidence.states is None:
         levels[TABLES] = sums(
