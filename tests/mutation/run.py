@@ -1,9 +1,11 @@
 """Who notices a mutant? ``python -m tests.mutation.run RESULTS [--room ROOM] [--only KEY ..]``.
 
-Each mutant of ``mutants.json`` is applied to a copy of the project. ``klprojax verify`` runs on it,
-then the tests of its room, then, where these pass, those of the other rooms. RESULTS is a JSON file
-of who noticed; mutants that are in it are not run again. The mutant whose key is ``none`` changes
-nothing and must survive. ``--report`` only reads RESULTS.
+Each mutant of ``mutants.json`` is applied to a copy of the project. The rows of ``klprojax verify``
+run on it, those about its room first, until one does not come out as it should; then the tests of
+its room, then, where these pass, those of the other rooms, until one fails. RESULTS is a JSON file
+of who noticed; what is in it is not run again. The mutant whose key is ``none`` changes nothing and
+must survive. ``--jobs`` mutants run at a time; ``--stages`` leaves the rest for a later run;
+``--report`` only reads RESULTS.
 """
 
 import argparse
@@ -15,7 +17,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,27 @@ from .generate import LIST, ROOMS, ROOT, Mutant, applied
 
 TESTS = {room: [f"tests/{room}"] for room in ROOMS}
 OTHERS = [*(f"tests/{room}" for room in ROOMS), "tests/graphs", "tests/codes", "tests/checks"]
+# Rows of verify about a room, which run first.
+ROWS = {
+    "geometry": "section_2",
+    "projections": "proposition_3_1 t_proj one_operator",
+    "operators": "t_proj proposition_3_1 one_operator_codes theorem_3_3_differential",
+    "lifting": "lemma_3_2 theorem_3_3 corollary_3_4",
+    "circuits": "theorem_4 lemma_4 one_operator_circuits one_operator_em remark_4_7",
+    "training": "one_operator_training corollary_3_4_training",
+}
+VERIFY = """
+import sys
+import jax
+jax.config.update("jax_enable_x64", True)
+from klprojax.checks import registered_checks, run_check
+first = tuple(sys.argv[1].split())
+for entry in sorted(registered_checks(), key=lambda e: not e.name.startswith(first)):
+    check = run_check(entry)
+    if not check.as_expected:
+        print(f"FAILED {entry.name} {check.residual} {check.error}")
+        sys.exit(1)
+"""
 LIMITS_S = {"verify": 900, "room": 1800, "others": 3600}
 
 
@@ -61,18 +86,48 @@ def run(command: list[str], folder: Path, limit_s: float) -> dict[str, Any]:
     return {"outcome": outcome, "seconds": seconds, "by": who[:3] or last}
 
 
-def verdicts(mutant: Mutant, folder: Path, workers: str) -> dict[str, Any]:
-    """Run `verify`, the room's tests and, if these pass, the others, on the changed copy."""
+def verdicts(
+    mutant: Mutant, folder: Path, workers: str, stages: tuple[str, ...], known: dict[str, Any]
+) -> dict[str, Any]:
+    """Run what is not known yet: `verify`, the room's tests and, if these pass, the others."""
     pytest = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-n", workers]
     own = TESTS.get(mutant.room, [])
-    main = "import sys; from klprojax.cli import main; sys.argv[1:] = ['verify']; sys.exit(main())"
-    out = {"verify": run(["-c", main], folder, LIMITS_S["verify"])}
-    if own:
-        out["room"] = run([*pytest, *own], folder, LIMITS_S["room"])
-    if not own or out["room"]["outcome"] == "passed":
-        others = [path for path in OTHERS if path not in own]
-        out["others"] = run([*pytest, *others], folder, LIMITS_S["others"])
+    others = [path for path in OTHERS if path not in own]
+    commands = {
+        "verify": ["-c", VERIFY, ROWS.get(mutant.room, "section")],
+        "room": [*pytest, *own] if own else None,
+        "others": [*pytest, *others],
+    }
+    out = {stage: known[stage] for stage in commands if stage in known}
+    for stage, command in commands.items():
+        if stage in out or stage not in stages or command is None:
+            continue
+        if stage == "others" and "room" in out and out["room"]["outcome"] != "passed":
+            continue
+        out[stage] = run(command, folder, LIMITS_S[stage])
     return out
+
+
+def unfinished(entry: dict[str, Any] | None, stages: tuple[str, ...]) -> bool:
+    """Whether some stage is wanted that has not been run and is not settled."""
+    if entry is None:
+        return True
+    settled = entry.get("gone") or entry.get("room", {"outcome": "passed"})["outcome"] != "passed"
+    return any(stage not in entry and not (stage == "others" and settled) for stage in stages)
+
+
+def outcome(mutant: Mutant, folder: Path, *options: Any) -> dict[str, Any]:
+    """Who notices a mutant, in a copy of the project that is as before afterwards."""
+    path = folder / mutant.file
+    original = path.read_text(encoding="utf-8") if path.exists() else ""
+    changed = applied(mutant, original)
+    if changed is None:
+        return {**mutant._asdict(), "gone": True}
+    path.write_text(changed, encoding="utf-8")
+    try:
+        return {**mutant._asdict(), **verdicts(mutant, folder, *options)}
+    finally:
+        path.write_text(original, encoding="utf-8")
 
 
 def write(path: Path, content: Any) -> None:
@@ -110,40 +165,44 @@ def main() -> int:
     options.add_argument("--room", choices=ROOMS)
     options.add_argument("--only", nargs="*", help="keys of mutants; 'none' changes nothing")
     options.add_argument("--workers", default="2", help="pytest's -n")
+    options.add_argument("--jobs", type=int, default=1, help="mutants at a time")
+    options.add_argument("--stages", nargs="*", default=list(LIMITS_S), choices=LIMITS_S)
     options.add_argument("--report", action="store_true")
     asked = options.parse_args()
     results = json.loads(asked.results.read_text()) if asked.results.exists() else {}
     rows = json.loads(LIST.read_text(encoding="utf-8"))
     mutants = {"none": Mutant("", "none", "klprojax/__init__.py", 0, "", "", 0)}
     mutants |= {row.pop("key"): Mutant(**row) for row in rows}
-    todo = {
-        key: mutant
+    stages = tuple(asked.stages)
+    todo = deque(
+        (key, mutant)
         for key, mutant in mutants.items()
-        if key not in results
+        if unfinished(results.get(key), stages)
         and (key in asked.only if asked.only is not None else key != "none")
         and asked.room in (None, mutant.room)
-    }
-    with tempfile.TemporaryDirectory(prefix="mutants_") as name:
-        folder = Path(name)
-        if todo and not asked.report:
+        and not asked.report
+    )
+    lock = threading.Lock()
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory(prefix="mutants_") as name:
+            folder = Path(name)
             copy_of_project(folder)
-        for key, mutant in {} if asked.report else todo.items():
-            path = folder / mutant.file
-            original = path.read_text(encoding="utf-8")
-            changed = applied(mutant, original)
-            entry: dict[str, Any] = {**mutant._asdict()}
-            if changed is None:
-                entry["gone"] = True
-            else:
-                path.write_text(changed, encoding="utf-8")
-                try:
-                    entry |= verdicts(mutant, folder, asked.workers)
-                finally:
-                    path.write_text(original, encoding="utf-8")
-            results[key] = entry
-            write(asked.results, results)
-            outcomes = {part: entry[part]["outcome"] for part in LIMITS_S if part in entry}
-            print(key, mutant.file, mutant.kind, outcomes or "the line is gone", flush=True)
+            while todo:
+                key, mutant = todo.popleft()
+                known = results.get(key, {})
+                entry = outcome(mutant, folder, asked.workers, stages, known)
+                with lock:
+                    results[key] = entry
+                    write(asked.results, results)
+                    outcomes = {part: entry[part]["outcome"] for part in LIMITS_S if part in entry}
+                    print(key, mutant.file, outcomes or "the line is gone", flush=True)
+
+    jobs = [threading.Thread(target=work) for _ in range(min(asked.jobs, len(todo)))]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
     print(report(results))
     return 0
 
