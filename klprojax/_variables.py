@@ -198,7 +198,7 @@ def stack(tables: Sequence[Any], dtype: Any) -> Array:
     return put(np.stack([np.asarray(table) for table in tables]), dtype)
 
 
-def put(table: np.ndarray, dtype: Any = None) -> Array:
+def put(table: Any, dtype: Any = None) -> Array:
     """An array on the device, also while something is traced; nothing is compiled for it."""
     with jax.ensure_compile_time_eval():
         return jax.device_put(np.asarray(table, dtype))

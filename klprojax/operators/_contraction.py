@@ -27,7 +27,7 @@ BLOCK = 2**15
 Scope = tuple[int, ...]
 
 
-class Table(NamedTuple):
+class ScaledTable(NamedTuple):
     """A table over variables, up to the factor ``exp(scale)``.
 
     Attributes:
@@ -52,7 +52,7 @@ class Table(NamedTuple):
             return np.asarray(np.log(self.array))
 
 
-class Marginals(NamedTuple):
+class Contracted(NamedTuple):
     """Log-partition, and logarithms of marginals by variable and by table."""
 
     log_partition: float
@@ -60,7 +60,7 @@ class Marginals(NamedTuple):
     tables: list[np.ndarray] | None
 
 
-class TooLarge(Exception):
+class BeyondMemory(Exception):
     """The tables do not fit: bytes needed, entries of the largest, products to form."""
 
     def __init__(self, needed: float, largest: float, products: float):
@@ -68,23 +68,23 @@ class TooLarge(Exception):
         self.needed, self.largest, self.products = needed, largest, products
 
 
-def from_logs(scope: Scope, logs: np.ndarray) -> Table:
+def from_logs(scope: Scope, logs: np.ndarray) -> ScaledTable:
     """A table from logarithms."""
     top = float(np.max(logs, initial=-np.inf))
     if top == -np.inf:
-        return Table(scope, np.zeros_like(logs), -np.inf, 0.0, False)
+        return ScaledTable(scope, np.zeros_like(logs), -np.inf, 0.0, False)
     logs = np.asarray(logs - top)
     low = float(np.min(logs, where=logs > -np.inf, initial=0.0))
     if low < LEAST:
-        return Table(scope, logs, top, low, True)
-    return Table(scope, np.asarray(np.exp(logs)), top, low, False)
+        return ScaledTable(scope, logs, top, low, True)
+    return ScaledTable(scope, np.asarray(np.exp(logs)), top, low, False)
 
 
-def _from_entries(scope: Scope, array: np.ndarray, scale: float, low: float) -> Table:
+def _from_entries(scope: Scope, array: np.ndarray, scale: float, low: float) -> ScaledTable:
     """A table from entries that are at least ``exp(low)`` where they are positive."""
     top = float(np.max(array, initial=0.0))
     if top == 0.0:
-        return Table(scope, array, -np.inf, 0.0, False)
+        return ScaledTable(scope, array, -np.inf, 0.0, False)
     array = np.asarray(array / top) if not array.ndim else np.divide(array, top, out=array)
     shift = math.log(top)
     low -= shift
@@ -92,11 +92,11 @@ def _from_entries(scope: Scope, array: np.ndarray, scale: float, low: float) -> 
         low = float(np.log(np.min(array, where=array > 0, initial=1.0)))
     if low < LEAST:
         with np.errstate(divide="ignore"):
-            return Table(scope, np.log(array), scale + shift, low, True)
-    return Table(scope, array, scale + shift, low, False)
+            return ScaledTable(scope, np.log(array), scale + shift, low, True)
+    return ScaledTable(scope, array, scale + shift, low, False)
 
 
-def multiply(one: Table, two: Table, kept: frozenset[int] | set[int]) -> Table:
+def multiply(one: ScaledTable, two: ScaledTable, kept: frozenset[int] | set[int]) -> ScaledTable:
     """The product of two tables, summed over what is not kept."""
     shared = set(one.scope) & set(two.scope)
     batch = [v for v in one.scope if v in shared and v in kept]
@@ -108,7 +108,7 @@ def multiply(one: Table, two: Table, kept: frozenset[int] | set[int]) -> Table:
     sizes = {v: n for t in (one, two) for v, n in zip(t.scope, t.array.shape, strict=True)}
     shape = tuple(sizes[v] for v in scope)
     if scale == -np.inf:
-        return Table(scope, np.zeros(shape), -np.inf, 0.0, False)
+        return ScaledTable(scope, np.zeros(shape), -np.inf, 0.0, False)
     in_logs = one.is_log or two.is_log or one.low + two.low < PRODUCT_LEAST
     count = [math.prod(sizes[v] for v in part) for part in (batch, rows, columns, gone)]
     a, b = (t.logs() if in_logs else t.array for t in (one, two))
@@ -171,7 +171,7 @@ def _sum_of_logs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return out
 
 
-def _summed(table: Table, kept: Sequence[int]) -> Table:
+def _summed(table: ScaledTable, kept: Sequence[int]) -> ScaledTable:
     """A table summed over the variables that are not kept."""
     axes = tuple(axis for axis, v in enumerate(table.scope) if v not in kept)
     scope = tuple(v for v in table.scope if v in kept)
@@ -194,7 +194,7 @@ def contract_graph(
     log_evidence: Sequence[np.ndarray],
     factor_beliefs: bool,
     memory_limit: float,
-) -> Marginals:
+) -> Contracted:
     """`contract` on a graph's tables as arrays by group and by cardinality.
 
     States that the evidence excludes are left out of all tables, and a variable with one state left
@@ -204,7 +204,7 @@ def contract_graph(
     tables: list[np.ndarray] = []
     for group, table in zip(graph.signature.groups, log_potentials, strict=True):
         shared = table.ndim == len(group.shape)
-        tables += [table] * group.count if shared else list(table)
+        tables += [table] * group.count if shared else [np.asarray(row) for row in table]
     known = graph.unpack_variables(log_evidence)
     cards = list(graph.cardinalities)
     kept = [np.flatnonzero(row > -np.inf) for row in known]
@@ -240,10 +240,10 @@ def contract_graph(
             full = np.full((group.count, *group.shape), -np.inf)
             for row in range(group.count):
                 where = np.ix_(*(kept[v] for v in scopes[at]))
-                full[row][where] = found.tables[at].reshape([small[v] for v in scopes[at]])
+                full[(row, *where)] = found.tables[at].reshape([small[v] for v in scopes[at]])
                 at += 1
             by_group.append(full)
-    return Marginals(found.log_partition, by_class, by_group)
+    return Contracted(found.log_partition, by_class, by_group)
 
 
 def contract(
@@ -254,7 +254,7 @@ def contract(
     of_tables: bool = False,
     memory_limit: float = math.inf,
     seed: int = 0,
-) -> Marginals:
+) -> Contracted:
     """All marginals of ``p(x) ∝ prod_k exp(log_tables[k])``.
 
     Args:
@@ -266,10 +266,10 @@ def contract(
         seed: of the search for a tree.
 
     Returns:
-        Marginals as logarithms; -inf throughout if no joint state is possible.
+        Contracted as logarithms; -inf throughout if no joint state is possible.
 
     Raises:
-        TooLarge: the best tree found needs more memory.
+        BeyondMemory: the best tree found needs more memory.
     """
     host = _hosts(len(cardinalities), scopes)
     members: dict[int, list[int]] = {}
@@ -286,7 +286,7 @@ def contract(
     given = sum(table.array.size for table in (*leaves, *tables))
     needed = 8 * (given + tree.entries + 3 * tree.largest)
     if needed > memory_limit:
-        raise TooLarge(needed, tree.largest, tree.products)
+        raise BeyondMemory(needed, tree.largest, tree.products)
     for one, two in tree.pairs:
         tables.append(multiply(tables[one], tables[two], frozenset(tree.scopes[len(tables)])))
     log_partition = math.fsum(tables[k].scale for k in tree.roots)
@@ -312,15 +312,15 @@ def contract(
         if found is not None:
             for k in list(members.values())[node]:
                 found[k] = _normalised(_summed(whole, scopes[k]), scopes[k])
-    return Marginals(log_partition, variables, found)
+    return Contracted(log_partition, variables, found)
 
 
 def _everywhere(
     value: float, cardinalities: Sequence[int], log_tables: Sequence[np.ndarray]
-) -> Marginals:
+) -> Contracted:
     """One number in place of all."""
     variables = [np.full(card, value) for card in cardinalities]
-    return Marginals(value, variables, [np.full(t.shape, value) for t in log_tables])
+    return Contracted(value, variables, [np.full(t.shape, value) for t in log_tables])
 
 
 def _hosts(count: int, scopes: Sequence[Scope]) -> list[int]:
@@ -341,7 +341,7 @@ def _hosts(count: int, scopes: Sequence[Scope]) -> list[int]:
 
 def _joined(
     scope: Scope, members: list[int], scopes: Sequence[Scope], log_tables: Sequence[np.ndarray]
-) -> Table:
+) -> ScaledTable:
     """The product of tables over a scope and over parts of it."""
     total = None
     for k in members:
@@ -357,7 +357,7 @@ def _joined(
     return from_logs(scope, np.asarray(total))
 
 
-def _readers(tree: Tree, tables: Sequence[Table]) -> dict[int, list[int]]:
+def _readers(tree: Tree, tables: Sequence[ScaledTable]) -> dict[int, list[int]]:
     """Where the marginal of each variable is read: the smaller of the last two tables it is in."""
     read: dict[int, list[int]] = {}
     first = len(tree.scopes) - len(tree.pairs)
@@ -368,7 +368,9 @@ def _readers(tree: Tree, tables: Sequence[Table]) -> dict[int, list[int]]:
     return read
 
 
-def _derivatives(tree: Tree, tables: list[Table], wanted: set[int]) -> Iterator[tuple[int, Table]]:
+def _derivatives(
+    tree: Tree, tables: list[ScaledTable], wanted: set[int]
+) -> Iterator[tuple[int, ScaledTable]]:
     """Derivatives of the product of all in each wanted table, from the roots down.
 
     Tables are let go of as soon as nothing needs them.
@@ -380,7 +382,7 @@ def _derivatives(tree: Tree, tables: list[Table], wanted: set[int]) -> Iterator[
         while node in parents and parents[node] not in needed:
             node = parents[node]
             needed.add(node)
-    one = Table((), np.ones(()), 0.0, 0.0, False)
+    one = ScaledTable((), np.ones(()), 0.0, 0.0, False)
     above = dict.fromkeys(needed & set(tree.roots), one)
     for node in sorted(needed, reverse=True):
         own = above.pop(node)
@@ -396,7 +398,7 @@ def _derivatives(tree: Tree, tables: list[Table], wanted: set[int]) -> Iterator[
         tables[node] = one
 
 
-def _normalised(table: Table, scope: Scope) -> np.ndarray:
+def _normalised(table: ScaledTable, scope: Scope) -> np.ndarray:
     """Log-probabilities over a scope, in its order."""
     logs = _arranged(table.logs(), table.scope, list(scope))
     return np.asarray(logs - np.log(np.exp(logs).sum()))  # the largest is 0

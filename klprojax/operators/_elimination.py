@@ -1,8 +1,9 @@
-"""Variable elimination: T_Proj wherever the treewidth allows, in the log domain.
+"""Variable elimination: T_Proj wherever the treewidth allows.
 
 One upward sweep gives the log-partition, one downward sweep the marginals of all variables and
 factors: the downward values are the derivatives of the upward one (as in section 4.2, here for any
-factor graph).
+factor graph). Two routes: `contract_graph` for numbers that are there, a compiled `sweep` for
+traced ones.
 """
 
 import math
@@ -20,7 +21,7 @@ from .._adjoint import AbstractAdjoint
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
 from ..graphs import FactorGraph
-from ._contraction import TooLarge, contract_graph
+from ._contraction import BeyondMemory, contract_graph
 from ._elimination_plan import EliminationPlan, plan_elimination, size_in_words
 from ._elimination_sweeps import Route, sweep
 from ._messages import batched, dense
@@ -32,12 +33,16 @@ class Elimination(AbstractSolver):
 
     The marginals are those of `t_proj`, one step of ``Cyclic`` on the replicated lift.
 
-    Cost and memory are the tables of the best elimination order found: exponential in the
-    treewidth, independent of loops as such. The order is found once per graph structure, on the
-    host, so the graph must be closed over, not passed through ``jit`` as an argument.
+    Cost and memory are the tables of the best order found: exponential in the treewidth,
+    independent of loops as such. The order is found once per graph structure, on the host, so the
+    graph must be closed over, not passed through ``jit`` as an argument.
+
+    Outside of ``jit``, ``vmap`` and ``grad``, with numbers on a CPU, tables are multiplied pairwise
+    in numpy, in float64, along a contraction tree: nothing is compiled. Inside, and on
+    accelerators, all is one compiled scan over the entries of all tables.
 
     Args:
-        memory_limit: bytes that the program and its buffers may take.
+        memory_limit: bytes that all tables, or the program and its buffers, may take.
 
     Raises (when used):
         ValueError: the predicted size exceeds ``memory_limit``; the message says by how much.
@@ -109,7 +114,7 @@ class Elimination(AbstractSolver):
             evidence = [np.asarray(table, np.float64) for table in log_evidence]
         try:
             found = contract_graph(graph, tables, evidence, factor_beliefs, self.memory_limit)
-        except TooLarge as error:
+        except BeyondMemory as error:
             raise ValueError(
                 f"Elimination needs {size_in_words(error.needed)}, its largest table with "
                 f"2^{math.log2(error.largest):.1f} entries and 2^{math.log2(error.products):.1f} "

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from klprojax import RESULTS, Elimination, FactorGraph, Parity, Structured, infer
 from klprojax.operators import _contraction
-from klprojax.operators._contraction import Table, contract, from_logs, multiply
+from klprojax.operators._contraction import ScaledTable, contract, from_logs, multiply
 from klprojax.operators._contraction_tree import find_tree
 from tests.reference.elimination import eliminate
 
@@ -88,7 +88,7 @@ def test_bounds_are_tightened_before_logarithms_are_taken():
     # A long product of tables whose bounds add up to far below the float range, but not its
     # entries: they stay in linear space.
     table = from_logs((0, 1), np.log([[1.0, 1e-30], [1e-30, 1.0]]))
-    total = Table((1,), np.ones(2), 0.0, 0.0, False)
+    total = ScaledTable((1,), np.ones(2), 0.0, 0.0, False)
     for step in range(50):
         there = table._replace(scope=(step + 1, step + 2))
         total = multiply(total, there, {step + 2})
