@@ -15,6 +15,7 @@ import numpy as np
 
 from ..graphs import FactorGraph
 from ._contraction_tree import Tree, find_tree
+from ._elimination_order import TooWide
 
 # Logarithms of entries that linear space holds with all digits; products of two of them are
 # normal numbers above the lower one.
@@ -282,7 +283,12 @@ def contract(
             uses[v] += 1
     private = [[v for v in leaf.scope if uses[v] == 1] for leaf in leaves]
     tables = [_summed(leaf, [v for v in leaf.scope if uses[v] > 1]) for leaf in leaves]
-    tree = find_tree(tuple(cardinalities), tuple(tuple(sorted(t.scope)) for t in tables), seed)
+    reduced = tuple(tuple(sorted(table.scope)) for table in tables)
+    try:
+        tree = find_tree(tuple(cardinalities), reduced, seed)
+    except TooWide as wide:
+        size = 2.0**wide.log2_entries
+        raise BeyondMemory(8 * size, size, size) from None
     given = sum(table.array.size for table in (*leaves, *tables))
     needed = 8 * (given + tree.entries + 3 * tree.largest)
     if needed > memory_limit:

@@ -18,8 +18,8 @@ from ._elimination_order import Cluster, TooWide, greedy_order
 EASY = 2.0**20
 # Beyond this many products greedy pairings with noise are tried too.
 HARD = 2.0**24
-# Beyond this many, nothing that a search finds would make it feasible.
-HOPELESS = 2.0**45
+# Where every order meets a table of more entries, no search would make it feasible.
+HOPELESS = 44.0
 # Products a second, and the share of the predicted time that the search may take.
 SPEED, SHARE = 2e8, 0.2
 CRITERIA = ("fill", "weighted-fill", "weight")
@@ -58,22 +58,26 @@ def find_tree(
         scopes: variables of each table. A variable of one table only is summed there beforehand,
             so every variable here is in two tables or more.
         seed: of the noise of the search for hard models.
+
+    Raises:
+        TooWide: every elimination order meets a table of more than ``2**44`` entries.
     """
     if len(scopes) < 2:
         return _grow(cardinalities, scopes, [])
-    candidates = []
+    candidates, failures = [], []
     for criterion in CRITERIA:
         try:
-            order = greedy_order(cardinalities, scopes, criterion, 60.0)
-        except TooWide:
+            order = greedy_order(cardinalities, scopes, criterion, HOPELESS)
+        except TooWide as wide:
+            failures.append(wide)
             continue
         candidates.append(_grow(cardinalities, scopes, _by_buckets(cardinalities, scopes, order)))
         if candidates[-1].products < EASY / 2**8:
             break
-    best = min(candidates, key=_cost, default=None)
-    if best is not None and not EASY < best.products < HOPELESS:
-        return best
-    return _improved(cardinalities, scopes, best, seed)
+    if not candidates:
+        raise min(failures, key=lambda wide: wide.log2_entries)
+    best = min(candidates, key=_cost)
+    return best if best.products < EASY else _improved(cardinalities, scopes, best, seed)
 
 
 def _cost(tree: Tree) -> float:
@@ -81,9 +85,7 @@ def _cost(tree: Tree) -> float:
     return tree.products + 16 * tree.entries
 
 
-def _improved(
-    cards: Sequence[int], scopes: Sequence[Sequence[int]], best: Tree | None, seed: int
-) -> Tree:
+def _improved(cards: Sequence[int], scopes: Sequence[Sequence[int]], best: Tree, seed: int) -> Tree:
     # Imported here, as most models need neither.
     import cotengra
     import cotengrust
@@ -99,8 +101,8 @@ def _improved(
         tree.subtree_reconfigure_(subtree_size=8, minimize="combo-16", seed=seed)
         return _grow(cards, scopes, tree.get_ssa_path())
 
-    found = [] if best is None else [best, reconfigured(best.pairs)]
-    budget = min((_cost(tree) for tree in found), default=math.inf)
+    found = [best, reconfigured(best.pairs)]
+    budget = min(map(_cost, found))
     if budget > HARD:
         trials = int(min(max(SHARE * budget / SPEED * 20, 8), 256))
         path, _ = cotengrust.optimize_random_greedy_track_flops(

@@ -116,7 +116,7 @@ class Elimination(AbstractSolver):
             found = contract_graph(graph, tables, evidence, factor_beliefs, self.memory_limit)
         except BeyondMemory as error:
             raise ValueError(
-                f"Elimination needs {size_in_words(error.needed)}, its largest table with "
+                f"Elimination needs at least {size_in_words(error.needed)}, its largest table with "
                 f"2^{math.log2(error.largest):.1f} entries and 2^{math.log2(error.products):.1f} "
                 f"products to form, beyond memory_limit = {size_in_words(self.memory_limit)}. "
                 "Raise Elimination(memory_limit=...), condition on more evidence, or use "
