@@ -20,6 +20,8 @@ EASY = 2.0**20
 HARD = 2.0**24
 # Where every order meets a table of more entries, no search would make it feasible.
 HOPELESS = 44.0
+# Entries of the largest table that a search does not bring down to what a machine holds.
+BEYOND = 2.0**38
 # Products a second, and the share of the predicted time that the search may take.
 SPEED, SHARE = 2e8, 0.2
 CRITERIA = ("fill", "weighted-fill", "weight")
@@ -77,7 +79,9 @@ def find_tree(
     if not candidates:
         raise min(failures, key=lambda wide: wide.log2_entries)
     best = min(candidates, key=_cost)
-    return best if best.products < EASY else _improved(cardinalities, scopes, best, seed)
+    if best.products < EASY or best.largest > BEYOND:
+        return best
+    return _improved(cardinalities, scopes, best, seed)
 
 
 def _cost(tree: Tree) -> float:
@@ -104,7 +108,7 @@ def _improved(cards: Sequence[int], scopes: Sequence[Sequence[int]], best: Tree,
     found = [best, reconfigured(best.pairs)]
     budget = min(map(_cost, found))
     if budget > HARD:
-        trials = int(min(max(SHARE * budget / SPEED * 20, 8), 256))
+        trials = int(min(max(SHARE * budget / SPEED * 20, 8), 256, max(3e5 / len(scopes), 8)))
         path, _ = cotengrust.optimize_random_greedy_track_flops(
             names, (), sizes, ntrials=trials, seed=seed, use_ssa=True
         )
