@@ -104,7 +104,7 @@ class HasVariables(eqx.Module):
                     f"Soft evidence on variable {v} has shape {np.shape(value)}; expected "
                     f"({card},)."
                 )
-        return tuple(jnp.asarray(table) for table in tables)
+        return tuple(put(table) for table in tables)
 
     def evidence_from_data(
         self, rows: Any, dtype: Any = None
@@ -137,8 +137,8 @@ class HasVariables(eqx.Module):
             table[states < 0] = 0.0
             seen = states >= 0
             table[(*np.nonzero(seen), states[seen])] = 0.0
-            tables.append(jnp.asarray(table))
-        return tuple(tables), jnp.asarray(rows[..., layout.continuous].astype(dtype))
+            tables.append(put(table))
+        return tuple(tables), put(rows[..., layout.continuous].astype(dtype))
 
     def pack_variables(self, tables: Sequence[Any], dtype: Any = None) -> VariableTables:
         """Arrange one table per variable, ``[states]``, into arrays by cardinality.
@@ -195,7 +195,13 @@ def stack(tables: Sequence[Any], dtype: Any) -> Array:
     """Stack tables of equal shape, on the device only if one of them is there."""
     if any(isinstance(table, jax.Array) for table in tables):
         return jnp.stack([jnp.asarray(table, dtype) for table in tables])
-    return jnp.asarray(np.stack([np.asarray(table) for table in tables]), dtype)
+    return put(np.stack([np.asarray(table) for table in tables]), dtype)
+
+
+def put(table: Any, dtype: Any = None) -> Array:
+    """An array on the device, also while something is traced; nothing is compiled for it."""
+    with jax.ensure_compile_time_eval():
+        return jax.device_put(np.asarray(table, dtype))
 
 
 # -- data rows as people have them -----------------------------------------------------------------

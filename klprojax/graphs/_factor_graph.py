@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from .._types import FactorTables, VariableTables
-from .._variables import HasVariables, VariableLayout, stack
+from .._variables import HasVariables, VariableLayout, put, stack
 from ._message_rule import AbstractMessageRule, Structured
 from ._wiring import (
     GraphSignature,
@@ -129,7 +129,7 @@ class FactorGraph(HasVariables):
         wiring = Wiring(
             layout.members, flat, tuple(items), tuple(stored_axes), incoming, slots, reverse
         )
-        self.wiring = jax.tree.map(jnp.asarray, wiring)
+        self.wiring = jax.tree.map(put, wiring)
         self.signature = GraphSignature(
             tuple(classes.tolist()),
             tuple(counts),
@@ -311,7 +311,7 @@ def _pack_group(
         allowed = {(group.count, *group.table_shape), given}
         if np.shape(table) not in allowed:
             raise ValueError(_shape_message(item, np.shape(table), sorted(allowed, key=len)))
-        table = jnp.asarray(table, dtype)
+        table = jnp.asarray(table, dtype) if isinstance(table, jax.Array) else put(table, dtype)
         if table.ndim == len(given) and group.count == 1:
             return (table.transpose(axes[0]) if group.rule is None else table)[None]
         return table

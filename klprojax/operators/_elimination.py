@@ -1,8 +1,9 @@
-"""Variable elimination: T_Proj wherever the treewidth allows, in the log domain.
+"""Variable elimination: T_Proj wherever the treewidth allows.
 
 One upward sweep gives the log-partition, one downward sweep the marginals of all variables and
 factors: the downward values are the derivatives of the upward one (as in section 4.2, here for any
-factor graph).
+factor graph). Two routes: `contract_graph` for numbers that are there, a compiled `sweep` for
+traced ones.
 """
 
 import math
@@ -10,16 +11,18 @@ from functools import partial
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
 from .._adjoint import AbstractAdjoint
-from .._solution import Solution
+from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
 from ..graphs import FactorGraph
-from ._elimination_plan import EliminationPlan, plan_elimination
+from ._contraction import BeyondMemory, contract_graph
+from ._elimination_plan import EliminationPlan, plan_elimination, size_in_words
 from ._elimination_sweeps import Route, sweep
 from ._messages import batched, dense
 from ._solver import AbstractSolver, verdict
@@ -30,12 +33,16 @@ class Elimination(AbstractSolver):
 
     The marginals are those of `t_proj`, one step of ``Cyclic`` on the replicated lift.
 
-    Cost and memory are the tables of the best elimination order found: exponential in the
-    treewidth, independent of loops as such. The order is found once per graph structure, on the
-    host, so the graph must be closed over, not passed through ``jit`` as an argument.
+    Cost and memory are the tables of the best order found: exponential in the treewidth,
+    independent of loops as such. The order is found once per graph structure, on the host, so the
+    graph must be closed over, not passed through ``jit`` as an argument.
+
+    Outside of ``jit``, ``vmap`` and ``grad``, with numbers on a CPU, tables are multiplied pairwise
+    in numpy, in float64, along a contraction tree: nothing is compiled. Inside, and on
+    accelerators, all is one compiled scan over the entries of all tables.
 
     Args:
-        memory_limit: bytes that the program and its buffers may take.
+        memory_limit: bytes that all tables, or the program and its buffers, may take.
 
     Raises (when used):
         ValueError: the predicted size exceeds ``memory_limit``; the message says by how much.
@@ -65,9 +72,6 @@ class Elimination(AbstractSolver):
         factor_beliefs: bool,
     ) -> Solution:
         """See `infer`; ``max_steps``, ``adjoint`` and ``init`` play no part."""
-        if log_evidence is None:
-            dtype = log_potentials[0].dtype if log_potentials else None
-            log_evidence = graph.log_evidence(dtype=dtype)
         if factor_beliefs or any(group.rule is not None for group in graph.signature.groups):
             # One table per factor: a shared table's gradient would sum over its factors, and a
             # rule's parameters are no table.
@@ -79,6 +83,11 @@ class Elimination(AbstractSolver):
                     strict=True,
                 )
             )
+        if all(map(_on_this_cpu, (*log_potentials, *(log_evidence or ())))):
+            return self._eagerly(graph, log_potentials, log_evidence, factor_beliefs)
+        if log_evidence is None:
+            dtype = log_potentials[0].dtype if log_potentials else None
+            log_evidence = graph.log_evidence(dtype=dtype)
         solve = partial(
             _solve, self.plan(graph, log_potentials), log_potentials, log_evidence, factor_beliefs
         )
@@ -88,6 +97,56 @@ class Elimination(AbstractSolver):
             if not isinstance(lost, Tracer):
                 return solve("log")[0] if lost else solution
         return solve("either")[0]
+
+    def _eagerly(
+        self,
+        graph: FactorGraph,
+        log_potentials: FactorTables,
+        log_evidence: VariableTables | None,
+        factor_beliefs: bool,
+    ) -> Solution:
+        dtype = next((t.dtype for t in (*log_potentials, *(log_evidence or ()))), None)
+        dtype = jnp.zeros(0).dtype if dtype is None else dtype
+        tables = [np.asarray(table, np.float64) for table in log_potentials]
+        if log_evidence is None:
+            evidence = [np.zeros(shape) for shape in graph.variables.shapes()]
+        else:
+            evidence = [np.asarray(table, np.float64) for table in log_evidence]
+        try:
+            found = contract_graph(graph, tables, evidence, factor_beliefs, self.memory_limit)
+        except BeyondMemory as error:
+            raise ValueError(
+                f"Elimination needs at least {size_in_words(error.needed)}, its largest table with "
+                f"2^{math.log2(error.largest):.1f} entries and 2^{math.log2(error.products):.1f} "
+                f"products to form, beyond memory_limit = {size_in_words(self.memory_limit)}. "
+                "Raise Elimination(memory_limit=...), condition on more evidence, or use "
+                "BeliefPropagation()."
+            ) from None
+        result = RESULTS.successful
+        if found.log_partition == -math.inf:
+            result = RESULTS.contradiction
+        elif not math.isfinite(found.log_partition):
+            result = RESULTS.nonfinite
+        found = (
+            found.variables,
+            np.asarray(found.log_partition),
+            found.tables if factor_beliefs else None,
+            np.zeros(()),
+        )
+        # Put, not converted: nothing is compiled.
+        beliefs, log_partition, factors, residual = jax.tree.map(
+            lambda table: jax.device_put(table.astype(dtype)), found
+        )
+        return Solution(
+            log_beliefs=tuple(beliefs),
+            log_partition=log_partition,
+            factor_log_beliefs=None if factors is None else tuple(factors),
+            result=result,
+            residual=residual,
+            steps=jax.device_put(np.int32(0)),
+            converged=jax.device_put(np.bool_(True)),
+            exact=True,
+        )
 
     def plan(self, graph: FactorGraph, log_potentials: FactorTables) -> EliminationPlan:
         """The program and its size: ``plan.total_entries``, ``plan.largest_entries``.
@@ -102,6 +161,14 @@ class Elimination(AbstractSolver):
         )
         itemsize = log_potentials[0].dtype.itemsize if log_potentials else 8
         return plan_elimination(graph, shared, itemsize, self.memory_limit)
+
+
+def _on_this_cpu(table: Array | np.ndarray) -> bool:
+    """Whether numpy can read the numbers where they are."""
+    if isinstance(table, Tracer) or not isinstance(table, jax.Array):
+        return isinstance(table, np.ndarray)
+    devices = table.devices()
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 @eqx.filter_jit

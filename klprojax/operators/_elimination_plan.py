@@ -104,9 +104,9 @@ def plan_elimination(
         raise ValueError(
             f"Elimination needs a table over {len(wide.variables)} variables with at least "
             f"2^{wide.log2_entries:.1f} entries "
-            f"({_size(4 * INPUTS * 2**wide.log2_entries)}), beyond memory_limit = "
-            f"{_size(memory_limit)}. Raise Elimination(memory_limit=...), condition on more "
-            "evidence, or use BeliefPropagation()."
+            f"({size_in_words(4 * INPUTS * 2**wide.log2_entries)}), beyond memory_limit = "
+            f"{size_in_words(memory_limit)}. Raise Elimination(memory_limit=...), condition on "
+            "more evidence, or use BeliefPropagation()."
         ) from None
     sizes = [cards[c.variable] * math.prod(cards[u] for u in c.neighbours) for c in order]
     states = _chosen_states(cards, order)
@@ -117,10 +117,10 @@ def plan_elimination(
         width = 1 + len(order[int(np.argmax(sizes))].neighbours)
         raise ValueError(
             f"Elimination needs tables of {sum(sizes):,} entries in all, the largest over "
-            f"{width} variables with {max(sizes):,} ({_size(needed)} for program and buffers), "
-            "beyond memory_limit = "
-            f"{_size(memory_limit)}. Raise Elimination(memory_limit=...), condition on more "
-            "evidence, or use BeliefPropagation()."
+            f"{width} variables with {max(sizes):,} ({size_in_words(needed)} for program and "
+            f"buffers), beyond memory_limit = {size_in_words(memory_limit)}. Raise "
+            "Elimination(memory_limit=...), condition on more evidence, or use "
+            "BeliefPropagation()."
         )
     index, cells = _index(operations, rows, states, first)
     root_cells = [cells[t.operation] if t.operation >= 0 else t.cell for t in roots]
@@ -316,7 +316,8 @@ def _chosen_width(sizes: list[int], reads: int) -> int:
     return min(options, key=lambda w: sum(-(-n // w) for n in sizes) * (w * reads + STEP_COST))
 
 
-def _size(size: float) -> str:
+def size_in_words(size: float) -> str:
+    """Bytes in the unit that suits."""
     for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
         if size < 1024:
             return f"{size:.3g} {unit}"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from .._sharding import on_any_mesh
@@ -51,7 +52,7 @@ def t_proj(
             ``"dense"`` forms the replicated joint table and projects it twice: tiny graphs only.
             ``"elimination"`` is `Elimination`: exponential in the treewidth only.
             ``"tree"`` is one upward-downward sweep of belief propagation: forests only.
-            ``"auto"`` is ``"tree"`` on a forest, else ``"elimination"``.
+            ``"auto"`` is ``"tree"`` on a forest of traced tables, else ``"elimination"``.
 
     Returns:
         Log-probabilities of every variable, one array per cardinality
@@ -80,7 +81,9 @@ def t_proj(
     check_problem(graph, log_potentials, log_evidence)
     if method == "dense":
         return _dense(graph, log_potentials, log_evidence)
-    tree = method == "tree" or (method == "auto" and is_forest(graph))
+    arrays = (*log_potentials, *(log_evidence or ()))
+    traced = any(isinstance(array, Tracer) for array in arrays)
+    tree = method == "tree" or (method == "auto" and traced and is_forest(graph))
     solver = BeliefPropagation(schedule=TreeSweep()) if tree else Elimination()
     return infer(graph, log_potentials, solver, log_evidence=log_evidence).log_beliefs
 

@@ -1,0 +1,157 @@
+"""Contraction in numpy: every entry keeps its digits, whatever the range; trees; routes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from klprojax import RESULTS, Elimination, FactorGraph, Parity, Structured, infer
+from klprojax.operators import _contraction
+from klprojax.operators._contraction import ScaledTable, contract, from_logs, multiply
+from klprojax.operators._contraction_tree import find_tree
+from tests.reference.elimination import eliminate
+
+SEEDS = st.integers(0, 2**32 - 1)
+RING = [(v, (v + 1) % 6) for v in range(6)]
+GRIDS = {
+    "ring": ([3] * 6, RING),
+    "grid": ([2, 3, 2, 2, 3, 2], [(0, 1), (1, 2), (3, 4), (4, 5), (0, 3), (1, 4), (2, 5), (4,)]),
+    "triples": ([2, 2, 3, 2, 2], [(0, 1, 2), (2, 3, 4), (4, 0), (1, 3), (2,), (0, 1)]),
+}
+
+
+def draw(name, seed, size, zeros):
+    (cards, scopes), rng = GRIDS[name], np.random.default_rng(seed)
+    tables = []
+    for scope in scopes:
+        table = rng.uniform(-size, size, [cards[v] for v in scope])
+        tables.append(np.where(rng.random(table.shape) < zeros, -np.inf, table))
+    return cards, scopes, tables
+
+
+@settings(max_examples=150)
+@given(
+    name=st.sampled_from(list(GRIDS)),
+    seed=SEEDS,
+    size=st.sampled_from([1.0, 30.0, 300.0, 1e3, 1e4]),
+    zeros=st.sampled_from([0.0, 0.2, 0.5]),
+)
+def test_log_marginals_keep_their_digits_over_any_range(name, seed, size, zeros):
+    cards, scopes, tables = draw(name, seed, size, zeros)
+    found = contract(cards, scopes, tables, of_tables=True)
+    log_z = eliminate(cards, scopes, tables)
+    # Sums of a hundred logarithms of this size, each rounded.
+    atol = 1e-13 * (1 + 20 * size)
+    if log_z == -np.inf:
+        assert found.log_partition == -np.inf
+        assert all(np.isneginf(table).all() for table in found.variables)
+        return
+    np.testing.assert_allclose(found.log_partition, log_z, rtol=0, atol=atol)
+    for v, got in enumerate(found.variables):
+        want = eliminate(cards, scopes, tables, (v,)) - log_z
+        np.testing.assert_allclose(got, want, rtol=0, atol=atol)
+    for scope, got in zip(scopes, found.tables, strict=True):
+        want = eliminate(cards, scopes, tables, scope) - log_z
+        np.testing.assert_allclose(got, want, rtol=0, atol=atol)
+
+
+def test_logarithms_are_taken_only_where_linear_space_would_lose(monkeypatch):
+    calls = []
+    own = _contraction._sum_of_logs
+    monkeypatch.setattr(_contraction, "_sum_of_logs", lambda *t: calls.append(1) or own(*t))
+    for size, expected in ((30.0, False), (1e4, True)):
+        calls.clear()
+        contract(*draw("grid", 0, size, 0.0))
+        assert bool(calls) == expected
+
+
+@pytest.mark.parametrize("kept", [{0}, {1}, {2}, {0, 1}, {0, 2}, {0, 1, 2}, set()])
+@pytest.mark.parametrize("sizes", [(3, 4, 5), (3, 200, 2), (40, 2, 40), (1, 7, 1)])
+@pytest.mark.parametrize("depth", [0.0, 400.0])
+def test_products_of_every_shape(kept, sizes, depth):
+    rng = np.random.default_rng(0)
+    logs = [rng.uniform(-1 - depth, 0, (sizes[a], sizes[b])) for a, b in ((1, 0), (1, 2))]
+    one, two = (from_logs(scope, t) for scope, t in zip(((1, 0), (1, 2)), logs, strict=True))
+    assert one.is_log == two.is_log == (depth > 0)
+    # A variable of one table only stays: it is summed before.
+    got = multiply(one, two, kept | {0, 2})
+    want = eliminate(sizes, ((1, 0), (1, 2)), logs, sorted(kept | {0, 2}))
+    order = np.argsort(got.scope)
+    # Logarithms of size 800 at most.
+    np.testing.assert_allclose(got.logs().transpose(order) + got.scale, want, atol=2e-12)
+    assert got.low <= got.logs()[np.isfinite(got.logs())].min() + 1e-9
+
+
+def test_bounds_are_tightened_before_logarithms_are_taken():
+    # A long product of tables whose bounds add up to far below the float range, but not its
+    # entries: they stay in linear space.
+    table = from_logs((0, 1), np.log([[1.0, 1e-30], [1e-30, 1.0]]))
+    total = ScaledTable((1,), np.ones(2), 0.0, 0.0, False)
+    for step in range(50):
+        there = table._replace(scope=(step + 1, step + 2))
+        total = multiply(total, there, {step + 2})
+        assert not total.is_log
+    np.testing.assert_allclose(total.array, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_eager_and_compiled_routes_agree(dtype):
+    cards, scopes, tables = draw("triples", 3, 5.0, 0.0)
+    tables[0][0, 0, 0] = tables[1][1, 0, 1] = -np.inf
+    graph = FactorGraph([*cards, 4], [*scopes, np.array([[0, 1], [3, 4]])])
+    log_potentials = graph.pack([*tables, np.log([[1.0, 0.5], [0.25, 2.0]])], dtype)
+    evidence = graph.log_evidence({1: 0, 2: np.array([0.0, -1.0, -np.inf]), 5: 3}, dtype)
+
+    def solve(log_potentials, evidence):
+        return infer(
+            graph, log_potentials, Elimination(), log_evidence=evidence, factor_beliefs=True
+        )
+
+    eager, traced = solve(log_potentials, evidence), jax.jit(solve)(log_potentials, evidence)
+    assert jax.tree.structure(eager) == jax.tree.structure(traced)
+    for one, two in zip(jax.tree.leaves(eager), jax.tree.leaves(traced), strict=True):
+        assert one.dtype == two.dtype
+        # Logarithms of size 30, rounded a few times.
+        np.testing.assert_allclose(one, two, rtol=0, atol=300 * float(jnp.finfo(dtype).eps))
+
+
+def test_nothing_is_compiled_for_concrete_numbers(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a program was compiled")
+
+    cards, scopes, tables = draw("grid", 1, 2.0, 0.0)
+    graph = FactorGraph(cards, scopes)
+    log_potentials = graph.pack(tables)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax._src.compiler, "backend_compile_and_load", refuse)
+        solution = infer(graph, log_potentials, Elimination())
+    assert solution.result == RESULTS.successful
+    np.testing.assert_allclose(solution.log_partition, eliminate(cards, scopes, tables))
+
+
+def test_rules_are_expanded():
+    graph = FactorGraph([2] * 4, [Structured(np.array([[0, 1, 2], [1, 2, 3]]), Parity()), (0,)])
+    log_potentials = graph.pack([np.array([0.0, -np.inf]), np.log([0.9, 0.1])])
+    solution = infer(graph, log_potentials, Elimination())
+    tables = [np.where(np.indices((2, 2, 2)).sum(0) % 2, -np.inf, 0.0)] * 2 + [np.log([0.9, 0.1])]
+    log_z = eliminate([2] * 4, [(0, 1, 2), (1, 2, 3), (0,)], tables)
+    np.testing.assert_allclose(solution.log_partition, log_z, atol=1e-14)
+
+
+def test_trees_are_the_same_for_the_same_seed_and_better_than_one_order():
+    index = np.arange(49).reshape(7, 7)
+    scopes = tuple(
+        (int(a), int(b))
+        for one, two in ((index[:, :-1], index[:, 1:]), (index[:-1], index[1:]))
+        for a, b in zip(one.ravel(), two.ravel(), strict=True)
+    )
+    tree = find_tree((6,) * 49, scopes)
+    assert tree == find_tree.__wrapped__((6,) * 49, scopes)
+    # Every given table and every product is used once, all but the roots.
+    used = [k for pair in tree.pairs for k in pair]
+    assert sorted([*used, *tree.roots]) == list(range(len(scopes) + len(tree.pairs)))
+    assert [tree.scopes[k] for k in tree.roots] == [()]
+    # Treewidth 7: no table has more than 8 of the variables.
+    assert tree.largest <= 6**8
