@@ -21,10 +21,9 @@ HARD = 2.0**24
 # Where every order meets a table of more entries, no search would make it feasible.
 HOPELESS = 44.0
 # Entries of the largest table that a search does not bring down to what a machine holds.
-BEYOND = 2.0**38
+BEYOND = 2.0**33
 # Products a second, and the share of the predicted time that the search may take.
 SPEED, SHARE = 2e8, 0.2
-CRITERIA = ("fill", "weighted-fill", "weight")
 
 _FIRST_LETTER = 0x10000  # a plane of Unicode without surrogates: a million variables
 
@@ -67,7 +66,8 @@ def find_tree(
     if len(scopes) < 2:
         return _grow(cardinalities, scopes, [])
     candidates, failures = [], []
-    for criterion in CRITERIA:
+    alike = len({cardinalities[v] for scope in scopes for v in scope}) == 1
+    for criterion in ("fill", "weight") if alike else ("fill", "weighted-fill", "weight"):
         try:
             order = greedy_order(cardinalities, scopes, criterion, HOPELESS)
         except TooWide as wide:
