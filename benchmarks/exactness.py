@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{len(rows)} models: {said}. Disagreeing with the reference: "
             f"{', '.join(wrong) or 'none'}.\n\n"
             "Differences of log Z are relative where it exceeds 1, of marginals absolute. The "
-            "first call includes compilation, unless an earlier model had the same sizes.\n"
+            "first call includes the search for a contraction tree.\n"
             "`published` answers have about 6 digits, no marginals.\n\n" + table(rows)
         )
         return text, facts
