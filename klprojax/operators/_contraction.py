@@ -1,14 +1,13 @@
 """Exact marginals by pairwise contraction in numpy: no program is compiled.
 
-Tables are kept with their largest entry at 1 and its logarithm apart, in linear space as long as
-no entry can fall below the float range, else as logarithms. Which it is follows from a lower bound
-on the positive entries, so that every entry keeps its digits, however improbable it is, and `-inf`
-stays excluded. The downward sweep multiplies in the other direction: its tables are the
-derivatives of the log-partition (as in section 4.2, here for any factor graph).
+One sweep up a contraction tree multiplies and sums all tables; the sweep down multiplies in the
+other direction: its tables are the derivatives of the log-partition (as in section 4.2, here for
+any factor graph). What does not depend on numbers is planned once per structure.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,41 +15,7 @@ import numpy as np
 from ..graphs import FactorGraph
 from ._contraction_tree import Tree, find_tree
 from ._elimination_order import TooWide
-
-# Logarithms of entries that linear space holds with all digits; products of two of them are
-# normal numbers above the lower one.
-LEAST, PRODUCT_LEAST = -300.0, -690.0
-# A bound is replaced by the least entry itself when it is looser than this.
-LOOSE = -150.0
-# Entries worked on together, so that they stay in the cache.
-BLOCK = 2**15
-
-Scope = tuple[int, ...]
-
-
-class ScaledTable(NamedTuple):
-    """A table over variables, up to the factor ``exp(scale)``.
-
-    Attributes:
-        scope: variable of each axis.
-        array: entries, the largest 1; or their logarithms, the largest 0.
-        scale: logarithm of the largest entry; -inf if there is none above 0.
-        low: at most the logarithm of the least positive entry.
-        is_log: whether the entries are logarithms.
-    """
-
-    scope: Scope
-    array: np.ndarray
-    scale: float
-    low: float
-    is_log: bool
-
-    def logs(self) -> np.ndarray:
-        """Logarithms of the entries."""
-        if self.is_log:
-            return self.array
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(self.array))
+from ._scaled_tables import PairStep, ScaledTable, Scope, from_logs, multiply, plan_step, sum_out
 
 
 class Contracted(NamedTuple):
@@ -69,124 +34,110 @@ class BeyondMemory(Exception):
         self.needed, self.largest, self.products = needed, largest, products
 
 
-def from_logs(scope: Scope, logs: np.ndarray) -> ScaledTable:
-    """A table from logarithms."""
-    top = float(np.max(logs, initial=-np.inf))
-    if top == -np.inf:
-        return ScaledTable(scope, np.zeros_like(logs), -np.inf, 0.0, False)
-    logs = np.asarray(logs - top)
-    low = float(np.min(logs, where=logs > -np.inf, initial=0.0))
-    if low < LEAST:
-        return ScaledTable(scope, logs, top, low, True)
-    return ScaledTable(scope, np.asarray(np.exp(logs)), top, low, False)
+class _Leaf(NamedTuple):
+    """The product of tables over a scope and over parts of it.
+
+    Attributes:
+        scope: the variables.
+        members: the tables multiplied: number, order of axes, shape that broadcasts.
+        gone: axes of the variables that no other leaf has.
+    """
+
+    scope: Scope
+    members: tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]
+    gone: tuple[int, ...]
 
 
-def _from_entries(scope: Scope, array: np.ndarray, scale: float, low: float) -> ScaledTable:
-    """A table from entries that are at least ``exp(low)`` where they are positive."""
-    top = float(np.max(array, initial=0.0))
-    if top == 0.0:
-        return ScaledTable(scope, array, -np.inf, 0.0, False)
-    array = np.asarray(array / top) if not array.ndim else np.divide(array, top, out=array)
-    shift = math.log(top)
-    low -= shift
-    if low < LOOSE:
-        low = float(np.log(np.min(array, where=array > 0, initial=1.0)))
-    if low < LEAST:
-        with np.errstate(divide="ignore"):
-            return ScaledTable(scope, np.log(array), scale + shift, low, True)
-    return ScaledTable(scope, array, scale + shift, low, False)
+class _Read(NamedTuple):
+    """A marginal to read: of a variable, or of the whole of a leaf."""
+
+    variable: int
+    step: PairStep
 
 
-def multiply(one: ScaledTable, two: ScaledTable, kept: frozenset[int] | set[int]) -> ScaledTable:
-    """The product of two tables, summed over what is not kept."""
-    shared = set(one.scope) & set(two.scope)
-    batch = [v for v in one.scope if v in shared and v in kept]
-    rows = [v for v in one.scope if v not in shared]
-    columns = [v for v in two.scope if v not in shared]
-    gone = [v for v in one.scope if v in shared and v not in kept]
-    scope = (*batch, *rows, *columns)
-    scale = one.scale + two.scale
-    sizes = {v: n for t in (one, two) for v, n in zip(t.scope, t.array.shape, strict=True)}
-    shape = tuple(sizes[v] for v in scope)
-    if scale == -np.inf:
-        return ScaledTable(scope, np.zeros(shape), -np.inf, 0.0, False)
-    in_logs = one.is_log or two.is_log or one.low + two.low < PRODUCT_LEAST
-    count = [math.prod(sizes[v] for v in part) for part in (batch, rows, columns, gone)]
-    a, b = (t.logs() if in_logs else t.array for t in (one, two))
-    if in_logs:
-        a = _arranged(a, one.scope, gone, rows, batch).reshape(count[3], count[1], 1, count[0])
-        b = _arranged(b, two.scope, gone, columns, batch).reshape(count[3], 1, count[2], count[0])
-        out = np.moveaxis(_sum_of_logs(a, b), 2, 0).reshape(shape)
-        found = from_logs(scope, out)
-        return found._replace(scale=found.scale + scale)
-    if count[3] == 1:
-        a = _arranged(a, one.scope, batch, rows, gone).reshape(count[0], count[1], 1)
-        b = _arranged(b, two.scope, batch, columns, gone).reshape(count[0], 1, count[2])
-        out = a * b
-    elif count[0] <= 8 or count[1] * count[2] * count[3] >= 2**11:
-        a = _arranged(a, one.scope, batch, rows, gone).reshape(count[0], count[1], count[3])
-        b = _arranged(b, two.scope, batch, gone, columns).reshape(count[0], count[3], count[2])
-        out = np.matmul(a, b)
-    else:
-        a = _arranged(a, one.scope, gone, rows, batch).reshape(count[3], count[1], 1, count[0])
-        b = _arranged(b, two.scope, gone, columns, batch).reshape(count[3], 1, count[2], count[0])
-        out, scope = _sum_of_products(a, b), (*rows, *columns, *batch)
-        shape = tuple(sizes[v] for v in scope)
-    return _from_entries(scope, out.reshape(shape), scale, one.low + two.low)
+class _Program(NamedTuple):
+    """All that does not depend on numbers; see `contract`.
+
+    Attributes:
+        leaves: tables to begin with.
+        tree: in which order they are multiplied. up: its products.
+        down: for each table whose derivative is needed, from the roots down: its number, the
+            marginals read there, and for each child its number, that of the other, and the product.
+        free: variables without a table.
+    """
+
+    leaves: tuple[_Leaf, ...]
+    tree: Tree
+    up: tuple[PairStep, ...]
+    down: tuple[tuple[int, tuple[_Read, ...], tuple[tuple[int, int, PairStep], ...]], ...]
+    free: tuple[int, ...]
 
 
-def _arranged(array: np.ndarray, scope: Scope, *parts: list[int]) -> np.ndarray:
-    place = {v: axis for axis, v in enumerate(scope)}
-    return array.transpose([place[v] for part in parts for v in part])
+@lru_cache(maxsize=128)
+def _plan(
+    cards: tuple[int, ...], scopes: tuple[Scope, ...], of_tables: bool, seed: int
+) -> _Program:
+    """Plan the contraction of tables over these scopes.
 
+    Raises:
+        TooWide: see `find_tree`.
+    """
+    members: dict[int, list[int]] = {}
+    for k, h in enumerate(_hosts(len(cards), scopes)):
+        members.setdefault(h, []).append(k)
+    uses = [0] * len(cards)
+    for h in members:
+        for v in scopes[h]:
+            uses[v] += 1
+    leaves = []
+    for h, own in members.items():
+        parts = []
+        for k in own:
+            place = [scopes[h].index(v) for v in scopes[k]]
+            shape = [cards[v] if v in scopes[k] else 1 for v in scopes[h]]
+            parts.append((k, tuple(np.argsort(place).tolist()), tuple(shape)))
+        gone = tuple(axis for axis, v in enumerate(scopes[h]) if uses[v] == 1)
+        leaves.append(_Leaf(scopes[h], tuple(parts), gone))
+    known = [tuple(v for v in leaf.scope if uses[v] > 1) for leaf in leaves]
+    tree = find_tree(cards, tuple(tuple(sorted(scope)) for scope in known), seed)
+    up = []
+    for (one, two), scope in zip(tree.pairs, tree.scopes[len(leaves) :], strict=True):
+        up.append(plan_step(known[one], known[two], frozenset(scope), cards))
+        known.append(up[-1].scope)
 
-def _sum_of_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``sum_k a[k] b[k]`` of arrays ``[k, rows, columns, batch]``, in blocks of the batch."""
-    rows, columns, batch = a.shape[1], b.shape[2], a.shape[3]
-    out = np.empty((rows, columns, batch))
-    width = max(BLOCK // (rows * columns), 1)
-    for start in range(0, batch, width):
-        part = slice(start, start + width)
-        total = np.multiply(a[0, ..., part], b[0, ..., part], out=out[..., part])
-        for k in range(1, len(a)):
-            total += a[k, ..., part] * b[k, ..., part]
-    return out
-
-
-def _sum_of_logs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The same of logarithms: ``log sum_k exp(a[k] + b[k])``."""
-    rows, columns, batch = a.shape[1], b.shape[2], a.shape[3]
-    out = np.empty((rows, columns, batch))
-    width = max(BLOCK // (rows * columns), 1)
-    for start in range(0, batch, width):
-        part = slice(start, start + width)
-        top = a[0, ..., part] + b[0, ..., part]
-        for k in range(1, len(a)):
-            np.maximum(top, a[k, ..., part] + b[k, ..., part], out=top)
-        shift = np.where(top == -np.inf, 0.0, top)
-        total = np.zeros_like(top)
-        for k in range(len(a)):
-            total += np.exp(a[k, ..., part] + b[k, ..., part] - shift)
-        with np.errstate(divide="ignore"):
-            out[..., part] = np.log(total) + shift
-    return out
-
-
-def _summed(table: ScaledTable, kept: Sequence[int]) -> ScaledTable:
-    """A table summed over the variables that are not kept."""
-    axes = tuple(axis for axis, v in enumerate(table.scope) if v not in kept)
-    scope = tuple(v for v in table.scope if v in kept)
-    if not axes:
-        return table
-    if not table.is_log:
-        total = np.asarray(table.array.sum(axis=axes))
-        return _from_entries(scope, total, table.scale, table.low)
-    top = np.max(table.array, axis=axes, keepdims=True)
-    shift = np.where(top == -np.inf, 0.0, top)
-    with np.errstate(divide="ignore"):
-        logs = np.log(np.exp(table.array - shift).sum(axis=axes)) + shift.squeeze(axes)
-    found = from_logs(scope, np.asarray(logs))
-    return found._replace(scale=found.scale + table.scale)
+    read: dict[int, list[int]] = {}
+    for number, pair in enumerate(tree.pairs, len(leaves)):
+        # Every variable's marginal is read in the smaller of the last two tables it is in.
+        node = min(pair, key=lambda k: math.prod(cards[v] for v in known[k]))
+        for v in set(known[node]) - set(known[number]):
+            read.setdefault(node, []).append(v)
+    whole = [n for n, leaf in enumerate(leaves) if of_tables or leaf.gone]
+    parents = {k: n for n, pair in enumerate(tree.pairs, len(leaves)) for k in pair}
+    needed = {*read, *whole}
+    for node in tuple(needed):
+        while node in parents and parents[node] not in needed:
+            node = parents[node]
+            needed.add(node)
+    above: dict[int, Scope] = dict.fromkeys(needed & set(tree.roots), ())
+    down = []
+    for node in sorted(needed, reverse=True):
+        own = above.pop(node)
+        reads = [
+            _Read(v, plan_step(known[node], own, {v}, cards)) for v in sorted(read.get(node, ()))
+        ]
+        if node in whole:
+            leaf = leaves[node].scope
+            reads.append(_Read(-1, plan_step(leaf, own, frozenset(leaf), cards)))
+        children = []
+        pair = tree.pairs[node - len(leaves)] if node >= len(leaves) else ()
+        for child, other in (pair, pair[::-1]) if pair else ():
+            if child in needed:
+                step = plan_step(own, known[other], frozenset(known[child]), cards)
+                above[child] = step.scope
+                children.append((child, other, step))
+        down.append((node, tuple(reads), tuple(children)))
+    free = tuple(v for v, count in enumerate(uses) if not count)
+    return _Program(tuple(leaves), tree, tuple(up), tuple(down), free)
 
 
 def contract_graph(
@@ -267,58 +218,68 @@ def contract(
         seed: of the search for a tree.
 
     Returns:
-        Contracted as logarithms; -inf throughout if no joint state is possible.
+        Marginals as logarithms; -inf throughout if no joint state is possible.
 
     Raises:
         BeyondMemory: the best tree found needs more memory.
     """
-    host = _hosts(len(cardinalities), scopes)
-    members: dict[int, list[int]] = {}
-    for k, h in enumerate(host):
-        members.setdefault(h, []).append(k)
-    leaves = [_joined(scopes[h], own, scopes, log_tables) for h, own in members.items()]
-    uses = [0] * len(cardinalities)
-    for leaf in leaves:
-        for v in leaf.scope:
-            uses[v] += 1
-    private = [[v for v in leaf.scope if uses[v] == 1] for leaf in leaves]
-    tables = [_summed(leaf, [v for v in leaf.scope if uses[v] > 1]) for leaf in leaves]
-    reduced = tuple(tuple(sorted(table.scope)) for table in tables)
     try:
-        tree = find_tree(tuple(cardinalities), reduced, seed)
+        program = _plan(tuple(cardinalities), tuple(map(tuple, scopes)), of_tables, seed)
     except TooWide as wide:
         size = 2.0**wide.log2_entries
         raise BeyondMemory(8 * size, size, size) from None
+    leaves = []
+    for leaf in program.leaves:
+        parts = [log_tables[k].transpose(axes).reshape(shape) for k, axes, shape in leaf.members]
+        leaves.append(from_logs(np.asarray(sum(parts[1:], parts[0]))))
+    tables = [sum_out(t, leaf.gone) for t, leaf in zip(leaves, program.leaves, strict=True)]
+    tree = program.tree
     given = sum(table.array.size for table in (*leaves, *tables))
     needed = 8 * (given + tree.entries + 3 * tree.largest)
     if needed > memory_limit:
         raise BeyondMemory(needed, tree.largest, tree.products)
-    for one, two in tree.pairs:
-        tables.append(multiply(tables[one], tables[two], frozenset(tree.scopes[len(tables)])))
-    log_partition = math.fsum(tables[k].scale for k in tree.roots)
-    log_partition += math.fsum(
-        math.log(c) for c, n in zip(cardinalities, uses, strict=True) if not n
-    )
+    for (one, two), step in zip(tree.pairs, program.up, strict=True):
+        tables.append(multiply(step, tables[one], tables[two]))
+    log_partition = math.fsum(tables[k].scale + float(tables[k].logs()) for k in tree.roots)
+    log_partition += math.fsum(math.log(cardinalities[v]) for v in program.free)
     if log_partition == -math.inf:
         return _everywhere(-math.inf, cardinalities, log_tables)
 
     variables = [np.full(card, -math.log(card)) for card in cardinalities]
     found: list[np.ndarray] | None = [np.zeros(0)] * len(scopes) if of_tables else None
-    read = _readers(tree, tables)
-    wanted = {*read, *(n for n in range(len(leaves)) if of_tables or private[n])}
-    for node, above in _derivatives(tree, tables, wanted):
-        for v in read.get(node, ()):
-            table = multiply(tables[node], above, {v})
-            variables[v] = _normalised(table, (v,))
-        if node >= len(leaves) or not (of_tables or private[node]):
-            continue
-        whole = multiply(leaves[node], above, frozenset(leaves[node].scope))
-        for v in private[node]:
-            variables[v] = _normalised(_summed(whole, (v,)), (v,))
-        if found is not None:
-            for k in list(members.values())[node]:
-                found[k] = _normalised(_summed(whole, scopes[k]), scopes[k])
+    one = ScaledTable(np.ones(()), 0.0, 0.0, 0.0, False)
+    above = dict.fromkeys(tree.roots, one)
+    # From the roots down; tables are let go of as soon as nothing needs them.
+    for node, reads, children in program.down:
+        own = above.pop(node)
+        for v, step in reads:
+            if v >= 0:
+                variables[v] = _normalised(multiply(step, tables[node], own))
+                continue
+            whole, leaf = multiply(step, leaves[node], own), program.leaves[node]
+            for axis in leaf.gone:
+                variables[leaf.scope[axis]] = _marginal(whole, step.scope, (leaf.scope[axis],))
+            if found is not None:
+                for k, *_ in leaf.members:
+                    found[k] = _marginal(whole, step.scope, tuple(scopes[k]))
+        for child, other, step in children:
+            above[child] = multiply(step, own, tables[other])
+        tables[node] = one
     return Contracted(log_partition, variables, found)
+
+
+def _marginal(table: ScaledTable, scope: Scope, kept: Scope) -> np.ndarray:
+    """Log-probabilities of some of a table's variables, in their order."""
+    own = sum_out(table, tuple(axis for axis, v in enumerate(scope) if v not in kept))
+    left = [v for v in scope if v in kept]
+    return _normalised(own).transpose([left.index(v) for v in kept])
+
+
+def _normalised(table: ScaledTable) -> np.ndarray:
+    """Log-probabilities."""
+    if not table.is_log:
+        return table._replace(array=np.asarray(table.array / table.array.sum())).logs()
+    return np.asarray(table.array - np.log(np.exp(table.array).sum()))  # the largest is 0
 
 
 def _everywhere(
@@ -343,68 +304,3 @@ def _hosts(count: int, scopes: Sequence[Scope]) -> list[int]:
             for v in scopes[k]:
                 having[v].append(k)
     return host
-
-
-def _joined(
-    scope: Scope, members: list[int], scopes: Sequence[Scope], log_tables: Sequence[np.ndarray]
-) -> ScaledTable:
-    """The product of tables over a scope and over parts of it."""
-    total = None
-    for k in members:
-        table = log_tables[k]
-        if scopes[k] != scope:
-            place = [scope.index(v) for v in scopes[k]]
-            table = table.transpose(np.argsort(place))
-            shape = [1] * len(scope)
-            for axis, n in zip(sorted(place), table.shape, strict=True):
-                shape[axis] = n
-            table = table.reshape(shape)
-        total = table if total is None else total + table
-    return from_logs(scope, np.asarray(total))
-
-
-def _readers(tree: Tree, tables: Sequence[ScaledTable]) -> dict[int, list[int]]:
-    """Where the marginal of each variable is read: the smaller of the last two tables it is in."""
-    read: dict[int, list[int]] = {}
-    first = len(tree.scopes) - len(tree.pairs)
-    for number, pair in enumerate(tree.pairs, first):
-        node = min(pair, key=lambda k: tables[k].array.size)
-        for v in set(tree.scopes[node]) - set(tree.scopes[number]):
-            read.setdefault(node, []).append(v)
-    return read
-
-
-def _derivatives(
-    tree: Tree, tables: list[ScaledTable], wanted: set[int]
-) -> Iterator[tuple[int, ScaledTable]]:
-    """Derivatives of the product of all in each wanted table, from the roots down.
-
-    Tables are let go of as soon as nothing needs them.
-    """
-    first = len(tree.scopes) - len(tree.pairs)
-    parents = {k: n for n, pair in enumerate(tree.pairs, first) for k in pair}
-    needed = set(wanted)
-    for node in wanted:
-        while node in parents and parents[node] not in needed:
-            node = parents[node]
-            needed.add(node)
-    one = ScaledTable((), np.ones(()), 0.0, 0.0, False)
-    above = dict.fromkeys(needed & set(tree.roots), one)
-    for node in sorted(needed, reverse=True):
-        own = above.pop(node)
-        if node in wanted:
-            yield node, own
-        if node < first:
-            continue
-        pair = tree.pairs[node - first]
-        for child, other in (pair, pair[::-1]):
-            if child in needed:
-                kept = frozenset(tree.scopes[child])
-                above[child] = multiply(own, tables[other], kept)
-        tables[node] = one
-
-
-def _normalised(table: ScaledTable, scope: Scope) -> np.ndarray:
-    """Log-probabilities over a scope, in its order."""
-    logs = _arranged(table.logs(), table.scope, list(scope))
-    return np.asarray(logs - np.log(np.exp(logs).sum()))  # the largest is 0

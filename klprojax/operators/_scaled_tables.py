@@ -1,0 +1,199 @@
+"""Tables in linear space as long as that loses nothing, and their products in numpy.
+
+A table's scale is kept apart, and bounds on its positive entries say whether a product could leave
+the float range. Where it could, the product is of logarithms: every entry keeps its digits, however
+improbable it is, and `-inf` stays excluded.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# Logarithms of entries that linear space holds with all digits; products of two of them are
+# normal numbers above the lower one.
+LEAST, PRODUCT_LEAST = -300.0, -690.0
+# A bound is replaced by the least entry itself when it is looser than this.
+LOOSE = -150.0
+# Entries worked on together, so that they stay in the cache.
+BLOCK = 2**15
+
+Scope = tuple[int, ...]
+
+
+class ScaledTable(NamedTuple):
+    """A table up to the factor ``exp(scale)``.
+
+    Attributes:
+        array: entries, or their logarithms.
+        scale: nats.
+        low, high: bounds on the logarithms of the positive entries.
+        is_log: whether the entries are logarithms.
+    """
+
+    array: np.ndarray
+    scale: float
+    low: float
+    high: float
+    is_log: bool
+
+    def logs(self) -> np.ndarray:
+        """Logarithms of the entries."""
+        if self.is_log:
+            return self.array
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.array))
+
+
+class PairStep(NamedTuple):
+    """How two tables are multiplied, and the product summed.
+
+    Attributes:
+        left, right: order of each table's axes, and the shape that the kernel takes.
+        kernel: `OUTER` for a product without sum, `MATMUL`, or `SUM`: term by term with the axes
+            that both keep last.
+        scope: variable of each axis of the result. shape: its sizes.
+        terms: logarithm of the number of summands.
+    """
+
+    left: tuple[tuple[int, ...], tuple[int, ...]]
+    right: tuple[tuple[int, ...], tuple[int, ...]]
+    kernel: int
+    scope: Scope
+    shape: tuple[int, ...]
+    terms: float
+
+
+OUTER, MATMUL, SUM = range(3)
+
+
+def from_logs(logs: np.ndarray, scale: float = 0.0) -> ScaledTable:
+    """A table from logarithms; its largest entry becomes 1."""
+    top = float(np.max(logs, initial=-np.inf))
+    if top == -np.inf:
+        return ScaledTable(np.zeros_like(logs), scale, 0.0, 0.0, False)
+    logs = np.asarray(logs - top)
+    low = float(np.min(logs, where=logs > -np.inf, initial=0.0))
+    if low < LEAST:
+        return ScaledTable(logs, scale + top, low, 0.0, True)
+    return ScaledTable(np.asarray(np.exp(logs)), scale + top, low, 0.0, False)
+
+
+def _checked(array: np.ndarray, scale: float, low: float, high: float) -> ScaledTable:
+    """A table from positive entries between these bounds, which are tightened where too loose."""
+    if low >= LOOSE and high <= -LOOSE:
+        return ScaledTable(array, scale, low, high, False)
+    top = float(np.max(array, initial=0.0))
+    if top == 0.0:
+        return ScaledTable(array, scale, 0.0, 0.0, False)
+    least = float(np.min(array, where=array > 0, initial=top))
+    array, shift = np.asarray(array / top), math.log(top)
+    low = math.log(least) - shift
+    table = ScaledTable(array, scale + shift, low, 0.0, False)
+    return table if low >= LEAST else table._replace(array=table.logs(), is_log=True)
+
+
+def plan_step(
+    one: Scope, two: Scope, kept: frozenset[int] | set[int], cards: Sequence[int]
+) -> PairStep:
+    """Plan a product of tables over two scopes, summed over what is not kept.
+
+    A variable of one scope only is kept.
+    """
+    shared = set(one) & set(two)
+    batch = [v for v in one if v in shared and v in kept]
+    gone = [v for v in one if v in shared and v not in kept]
+    rows = [v for v in one if v not in shared]
+    columns = [v for v in two if v not in shared]
+    many, m, n, k = (math.prod(cards[v] for v in part) for part in (batch, rows, columns, gone))
+
+    def axes(scope: Scope, *parts: list[int]) -> tuple[int, ...]:
+        place = {v: axis for axis, v in enumerate(scope)}
+        return tuple(place[v] for part in parts for v in part)
+
+    if k == 1:
+        kernel, scope = OUTER, (*batch, *rows, *columns)
+        left = axes(one, batch, rows, gone), (many, m, 1)
+        right = axes(two, batch, columns, gone), (many, 1, n)
+    elif many <= 8 or m * n * k >= 2**11:
+        kernel, scope = MATMUL, (*batch, *rows, *columns)
+        left = axes(one, batch, rows, gone), (many, m, k)
+        right = axes(two, batch, gone, columns), (many, k, n)
+    else:
+        kernel, scope = SUM, (*rows, *columns, *batch)
+        left = axes(one, gone, rows, batch), (k, m, 1, many)
+        right = axes(two, gone, columns, batch), (k, 1, n, many)
+    return PairStep(left, right, kernel, scope, tuple(cards[v] for v in scope), math.log(k))
+
+
+def multiply(step: PairStep, one: ScaledTable, two: ScaledTable) -> ScaledTable:
+    """Run a step."""
+    low, high = one.low + two.low, one.high + two.high
+    in_logs = one.is_log or two.is_log or low < PRODUCT_LEAST
+    a, b = (one.logs(), two.logs()) if in_logs else (one.array, two.array)
+    (axes, shape), (other_axes, other_shape) = step.left, step.right
+    a = a.transpose(axes).reshape(shape)
+    b = b.transpose(other_axes).reshape(other_shape)
+    scale = one.scale + two.scale
+    if in_logs:
+        if step.kernel == OUTER:
+            out = a + b
+        elif step.kernel == SUM:
+            out = _sum_of_logs(a, b)
+        else:
+            a, b = a.transpose(2, 1, 0)[:, :, None], b.transpose(1, 2, 0)[:, None]
+            out = np.moveaxis(_sum_of_logs(a, b), 2, 0)
+        return from_logs(out.reshape(step.shape), scale)
+    if step.kernel == OUTER:
+        out = a * b
+    else:
+        out = _sum_of_products(a, b) if step.kernel == SUM else np.matmul(a, b)
+    return _checked(out.reshape(step.shape), scale, low, high + step.terms)
+
+
+def _sum_of_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``sum_k a[k] b[k]`` of arrays ``[k, rows, columns, batch]``, in blocks of the batch."""
+    rows, columns, batch = a.shape[1], b.shape[2], a.shape[3]
+    out = np.empty((rows, columns, batch))
+    width = max(BLOCK // (rows * columns), 1)
+    for start in range(0, batch, width):
+        part = slice(start, start + width)
+        total = np.multiply(a[0, ..., part], b[0, ..., part], out=out[..., part])
+        for k in range(1, len(a)):
+            total += a[k, ..., part] * b[k, ..., part]
+    return out
+
+
+def _sum_of_logs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The same of logarithms: ``log sum_k exp(a[k] + b[k])``."""
+    rows, columns, batch = a.shape[1], b.shape[2], a.shape[3]
+    out = np.empty((rows, columns, batch))
+    width = max(BLOCK // (rows * columns), 1)
+    for start in range(0, batch, width):
+        part = slice(start, start + width)
+        top = a[0, ..., part] + b[0, ..., part]
+        for k in range(1, len(a)):
+            np.maximum(top, a[k, ..., part] + b[k, ..., part], out=top)
+        shift = np.where(top == -np.inf, 0.0, top)
+        total = np.zeros_like(top)
+        for k in range(len(a)):
+            total += np.exp(a[k, ..., part] + b[k, ..., part] - shift)
+        with np.errstate(divide="ignore"):
+            out[..., part] = np.log(total) + shift
+    return out
+
+
+def sum_out(table: ScaledTable, axes: tuple[int, ...]) -> ScaledTable:
+    """A table summed over some axes."""
+    if not axes:
+        return table
+    if not table.is_log:
+        terms = math.log(math.prod(table.array.shape[axis] for axis in axes))
+        total = np.asarray(table.array.sum(axis=axes))
+        return _checked(total, table.scale, table.low, table.high + terms)
+    top = np.max(table.array, axis=axes, keepdims=True)
+    shift = np.where(top == -np.inf, 0.0, top)
+    with np.errstate(divide="ignore"):
+        logs = np.log(np.exp(table.array - shift).sum(axis=axes)) + shift.squeeze(axes)
+    return from_logs(np.asarray(logs), table.scale)
