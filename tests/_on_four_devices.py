@@ -223,6 +223,39 @@ def circuit_verbs(more=False):
     )
 
 
+def queries():
+    builder = circuits.CircuitBuilder([2, 2])
+    pairs = [
+        builder.product([builder.indicator(0, s), builder.indicator(1, t)])
+        for s, t in ((0, 0), (0, 1), (1, 1))
+    ]
+    circuit, log_weights, _ = builder.build(builder.sum(pairs, np.log([0.2, 0.3, 0.5])))
+    log_weights = log_weights.astype(DTYPE)
+    evidence = (np.asarray(rng.normal(size=(ROWS, 2, 2)), DTYPE),)
+    key = jax.random.key(0)
+    verbs = {
+        "t_spn": circuits.t_spn,
+        "entropy": circuits.entropy,
+        "explicit expected_values": circuits.expected_values,
+        "explicit mpe": circuits.mpe,
+        "explicit sample": lambda c, w, e: circuits.sample(c, w, key, 3, e),
+    }
+    for name, verb in verbs.items():
+        call = jax.vmap(lambda e, w, verb=verb: verb(circuit, w, e), (0, None))
+        agree(name, call, evidence, (log_weights,), rows_out=0)
+    others = np.asarray(log_weights + 0.1 * rng.normal(size=(ROWS, 3)), DTYPE)
+    divergence = jax.vmap(lambda v, w: circuits.kl_divergence(circuit, w, v), (0, None))
+    agree("kl_divergence", divergence, others, (log_weights,), rows_out=0)
+    rows = rng.integers(0, 2, size=(ROWS, 3)).astype(np.int8)
+    dense = tensor.hclt(rows, units=2)
+    numbers = dense.init(0, dtype=DTYPE)
+    for name, verb in (
+        ("classify", lambda rows: circuits.classify(dense, numbers, rows, 0)),
+        ("expected_values", lambda rows: dense.expected_values(numbers, rows)),
+    ):
+        agree(name, verb, jnp.asarray(rows), rows_out=0, jit=False)
+
+
 def steps():
     x = np.asarray(rng.normal(size=(ROWS, 4)), DTYPE)
     y = np.asarray(rng.normal(size=(ROWS, 3)), DTYPE)
@@ -258,7 +291,7 @@ def steps():
 PARTS = {
     "inference": (inference,),
     "others": (rest, circuit_verbs, steps),
-    "more": (lambda: inference(True), structured, lambda: circuit_verbs(True)),
+    "more": (lambda: inference(True), structured, lambda: circuit_verbs(True), queries),
 }
 for part in sys.argv[2].split("+"):
     for check in PARTS[part]:

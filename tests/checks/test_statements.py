@@ -50,14 +50,15 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_double_precision(name):
-    comes_out(name, seed=0, dtype="float64")
-
-
+# The demonstration runs all of them in double precision.
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in ENTRIES]
 )
+def test_double_precision(name):
+    comes_out(name, seed=1, dtype="float64")
+
+
+@pytest.mark.parametrize("name", ENTRIES)
 def test_single_precision(name):
     comes_out(name, seed=1, dtype="float32")
 

@@ -145,3 +145,10 @@ def test_reference_codes(data_dir):
 def test_matrix_errors(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_byte_order_mark_and_line_ends_of_windows(tmp_path, end):
+    path = tmp_path / "code.alist"
+    path.write_bytes(b"\xef\xbb\xbf" + PLAIN.replace("\n", end).encode())
+    assert read_alist(path) == ParityCheckMatrix(3, ((0, 1), (0, 2)))

@@ -180,8 +180,16 @@ def test_zeros_equal_the_explicit_circuit(name):
     values, flows = circuit.flows(p, rows)
     # A few roundings of numbers of size 20000.
     np.testing.assert_allclose(values, explicit, rtol=0, atol=1e-10)
-    traced = jax.jit(circuit.log_values)(p, rows)
+
+    def total(p):
+        values = circuit.log_values(p, rows)
+        return jnp.sum(jnp.where(np.isfinite(explicit), values, 0.0)), values
+
+    # Traced, one node after the other; the flows are by dense layers that check their sums.
+    slopes, traced = jax.jit(jax.grad(total, has_aux=True))(p)
     np.testing.assert_allclose(traced, explicit, rtol=0, atol=1e-10)
+    for ours, theirs in zip(jax.tree.leaves(slopes), jax.tree.leaves(flows), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
     evidence = model.circuit.evidence_from_data(rows)[0]
     swept = jax.jit(
         jax.vmap(
@@ -195,6 +203,34 @@ def test_zeros_equal_the_explicit_circuit(name):
     np.testing.assert_allclose(
         float(flows.log_root.sum()), float(np.isfinite(explicit).sum()), rtol=1e-12
     )
+
+
+@pytest.mark.slow
+def test_second_derivatives_through_zeros_forward_and_reverse():
+    circuit = region_circuits()["uneven"]
+    p = circuit.init(2)
+    p = TensorParameters(
+        p.log_weights.at[:, 0, 1].set(-jnp.inf), p.log_inputs, p.log_root, p.log_mixing
+    )
+    rows = np.random.default_rng(0).integers(0, 2, (3, circuit.num_variables))
+    along = jax.tree.map(lambda t: jnp.cos(jnp.arange(t.size, dtype=t.dtype)).reshape(t.shape), p)
+
+    def total(p):
+        return jnp.sum(circuit.log_values(p, rows))
+
+    def slope(p):
+        return jax.jvp(total, (p,), (along,))[1]
+
+    forward = jax.jit(lambda p: jax.jvp(jax.grad(total), (p,), (along,))[1])(p)
+    step = 1e-5
+    moved = [jax.tree.map(lambda t, a, h=h: t + h * a, p, along) for h in (step, -step)]
+    above, below = (jax.jit(jax.grad(total))(q) for q in moved)
+    for ours, other, one, two in zip(
+        *map(jax.tree.leaves, (forward, jax.jit(jax.grad(slope))(p), above, below)), strict=True
+    ):
+        np.testing.assert_allclose(ours, other, rtol=0, atol=1e-10)  # roundings of numbers of 10
+        # Differences: step² = 1e-10 times third derivatives, and rounding 1e-15 over the step.
+        np.testing.assert_allclose(ours, (one - two) / (2 * step), rtol=0, atol=1e-7)
 
 
 def test_usual_weights_take_the_usual_way():
