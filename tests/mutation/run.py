@@ -48,7 +48,7 @@ for entry in sorted(registered_checks(), key=lambda e: not e.name.startswith(fir
         print(f"FAILED {entry.name} {check.residual} {check.error}")
         sys.exit(1)
 """
-LIMITS_S = {"verify": 900, "room": 1800, "others": 3600}
+LIMITS_S = {"verify": 900, "own": 1800, "others": 3600}
 
 
 def copy_of_project(folder: Path) -> None:
@@ -95,14 +95,14 @@ def verdicts(
     others = [path for path in OTHERS if path not in own]
     commands = {
         "verify": ["-c", VERIFY, ROWS.get(mutant.room, "section")],
-        "room": [*pytest, *own] if own else None,
+        "own": [*pytest, *own] if own else None,
         "others": [*pytest, *others],
     }
     out = {stage: known[stage] for stage in commands if stage in known}
     for stage, command in commands.items():
         if stage in out or stage not in stages or command is None:
             continue
-        if stage == "others" and "room" in out and out["room"]["outcome"] != "passed":
+        if stage == "others" and "own" in out and out["own"]["outcome"] != "passed":
             continue
         out[stage] = run(command, folder, LIMITS_S[stage])
     return out
@@ -112,7 +112,7 @@ def unfinished(entry: dict[str, Any] | None, stages: tuple[str, ...]) -> bool:
     """Whether some stage is wanted that has not been run and is not settled."""
     if entry is None:
         return True
-    settled = entry.get("gone") or entry.get("room", {"outcome": "passed"})["outcome"] != "passed"
+    settled = entry.get("gone") or entry.get("own", {"outcome": "passed"})["outcome"] != "passed"
     return any(stage not in entry and not (stage == "others" and settled) for stage in stages)
 
 
@@ -151,7 +151,7 @@ def report(results: dict[str, Any]) -> str:
         f"{sum(noticed(e, 'room', 'others') for e in ran.values())} noticed by the tests",
     ]
     for key, entry in ran.items():
-        if not noticed(entry, "room", "others"):
+        if not noticed(entry, "own", "others"):
             also = " (verify noticed)" if noticed(entry, "verify") else ""
             place = f"{entry['file']}:{entry['line']}"
             lines.append(f"survived the tests{also}: {key} {place} {entry['after'].strip()}")

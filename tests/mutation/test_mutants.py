@@ -73,10 +73,10 @@ def test_the_report_counts_who_noticed():
 
     text = report(
         {
-            "none": entry(verify="passed", room="passed", others="passed"),
-            "a": entry(verify="noticed", room="noticed"),
-            "b": entry(verify="out of time", room="passed", others="passed"),
-            "c": entry(verify="passed", room="passed", others="noticed"),
+            "none": entry(verify="passed", own="passed", others="passed"),
+            "a": entry(verify="noticed", own="noticed"),
+            "b": entry(verify="out of time", own="passed", others="passed"),
+            "c": entry(verify="passed", own="passed", others="noticed"),
             "d": {**line, "gone": True},
         }
     )
