@@ -148,7 +148,7 @@ def report(results: dict[str, Any]) -> str:
     lines = [
         f"{len(ran)} mutants run, {len(found) - len(ran)} whose line is gone",
         f"{sum(noticed(e, 'verify') for e in ran.values())} noticed by klprojax verify",
-        f"{sum(noticed(e, 'room', 'others') for e in ran.values())} noticed by the tests",
+        f"{sum(noticed(e, 'own', 'others') for e in ran.values())} noticed by the tests",
     ]
     for key, entry in ran.items():
         if not noticed(entry, "own", "others"):
