@@ -48,11 +48,21 @@ class _Leaf(NamedTuple):
     gone: tuple[int, ...]
 
 
-class _Read(NamedTuple):
-    """A marginal to read: of a variable, or of the whole of a leaf."""
+class _Visit(NamedTuple):
+    """What is done with the derivative of one table on the way down.
 
-    variable: int
-    step: PairStep
+    Attributes:
+        node: the table.
+        reads: variables whose marginals are read here, each with its product.
+        whole: the product that gives the marginal of a whole leaf, if it is wanted.
+        children: the two tables it is a product of, as far as their derivatives are needed: each
+            with the other and the product.
+    """
+
+    node: int
+    reads: tuple[tuple[int, PairStep], ...]
+    whole: PairStep | None
+    children: tuple[tuple[int, int, PairStep], ...]
 
 
 class _Program(NamedTuple):
@@ -61,15 +71,14 @@ class _Program(NamedTuple):
     Attributes:
         leaves: tables to begin with.
         tree: in which order they are multiplied. up: its products.
-        down: for each table whose derivative is needed, from the roots down: its number, the
-            marginals read there, and for each child its number, that of the other, and the product.
+        down: the tables whose derivatives are needed, from the roots down.
         free: variables without a table.
     """
 
     leaves: tuple[_Leaf, ...]
     tree: Tree
     up: tuple[PairStep, ...]
-    down: tuple[tuple[int, tuple[_Read, ...], tuple[tuple[int, int, PairStep], ...]], ...]
+    down: tuple[_Visit, ...]
     free: tuple[int, ...]
 
 
@@ -122,20 +131,19 @@ def _plan(
     down = []
     for node in sorted(needed, reverse=True):
         own = above.pop(node)
-        reads = [
-            _Read(v, plan_step(known[node], own, {v}, cards)) for v in sorted(read.get(node, ()))
-        ]
-        if node in whole:
-            leaf = leaves[node].scope
-            reads.append(_Read(-1, plan_step(leaf, own, frozenset(leaf), cards)))
-        children = []
-        pair = tree.pairs[node - len(leaves)] if node >= len(leaves) else ()
-        for child, other in (pair, pair[::-1]) if pair else ():
-            if child in needed:
-                step = plan_step(own, known[other], frozenset(known[child]), cards)
-                above[child] = step.scope
-                children.append((child, other, step))
-        down.append((node, tuple(reads), tuple(children)))
+        reads = [(v, plan_step(known[node], own, {v}, cards)) for v in sorted(read.get(node, ()))]
+        of_leaf, children = None, []
+        if node >= len(leaves):
+            pair = tree.pairs[node - len(leaves)]
+            for child, other in (pair, pair[::-1]):
+                if child in needed:
+                    step = plan_step(own, known[other], frozenset(known[child]), cards)
+                    above[child] = step.scope
+                    children.append((child, other, step))
+        elif node in whole:
+            scope = leaves[node].scope
+            of_leaf = plan_step(scope, own, frozenset(scope), cards)
+        down.append(_Visit(node, tuple(reads), of_leaf, tuple(children)))
     free = tuple(v for v, count in enumerate(uses) if not count)
     return _Program(tuple(leaves), tree, tuple(up), tuple(down), free)
 
@@ -152,6 +160,8 @@ def contract_graph(
     States that the evidence excludes are left out of all tables, and a variable with one state left
     out of all scopes.
     """
+    every = (*log_potentials, *log_evidence)
+    broken = any(np.isnan(table).any() or (table == np.inf).any() for table in every)
     scopes = [tuple(row) for rows in graph.group_scopes for row in rows.tolist()]
     tables: list[np.ndarray] = []
     for group, table in zip(graph.signature.groups, log_potentials, strict=True):
@@ -160,9 +170,8 @@ def contract_graph(
     known = graph.unpack_variables(log_evidence)
     cards = list(graph.cardinalities)
     kept = [np.flatnonzero(row > -np.inf) for row in known]
-    kept = [
-        ids if len(ids) else np.arange(1) for ids in kept
-    ]  # an excluded variable's log Z is -inf
+    # A variable without a possible state keeps one, whose -inf makes log Z -inf.
+    kept = [ids if len(ids) else np.arange(1) for ids in kept]
     small = [len(ids) for ids in kept]
     cut = {v for v, (n, card) in enumerate(zip(small, cards, strict=True)) if n < card}
     for k, scope in enumerate(scopes):
@@ -175,7 +184,7 @@ def contract_graph(
         if row.any():
             own.append((v,) if small[v] > 1 else ())
             given.append(row[kept[v]].reshape([small[v]] if small[v] > 1 else []))
-    if any(np.isnan(table).any() or (table == np.inf).any() for table in given):
+    if broken:
         found = _everywhere(np.nan, small, given)
     else:
         found = contract(small, own, given, of_tables=factor_beliefs, memory_limit=memory_limit)
@@ -250,18 +259,17 @@ def contract(
     one = ScaledTable(np.ones(()), 0.0, 0.0, 0.0, False)
     above = dict.fromkeys(tree.roots, one)
     # From the roots down; tables are let go of as soon as nothing needs them.
-    for node, reads, children in program.down:
+    for node, reads, of_leaf, children in program.down:
         own = above.pop(node)
         for v, step in reads:
-            if v >= 0:
-                variables[v] = _normalised(multiply(step, tables[node], own))
-                continue
-            whole, leaf = multiply(step, leaves[node], own), program.leaves[node]
-            for axis in leaf.gone:
-                variables[leaf.scope[axis]] = _marginal(whole, step.scope, (leaf.scope[axis],))
+            variables[v] = _normalised(multiply(step, tables[node], own))
+        if of_leaf is not None:
+            whole, leaf = multiply(of_leaf, leaves[node], own), program.leaves[node]
+            for v in (leaf.scope[axis] for axis in leaf.gone):
+                variables[v] = _marginal(whole, of_leaf.scope, (v,))
             if found is not None:
                 for k, *_ in leaf.members:
-                    found[k] = _marginal(whole, step.scope, tuple(scopes[k]))
+                    found[k] = _marginal(whole, of_leaf.scope, tuple(scopes[k]))
         for child, other, step in children:
             above[child] = multiply(step, own, tables[other])
         tables[node] = one

@@ -37,7 +37,8 @@ class Tree(NamedTuple):
         scopes: variables of every table: those given, then one for every pair.
         pairs: tables multiplied, by number; a later pair may use the result of an earlier one.
         roots: the tables without variables that remain.
-        products: multiplications in all. entries: of all results.
+        products: multiplications in all.
+        entries: of all results. largest: of the largest.
     """
 
     scopes: tuple[tuple[int, ...], ...]

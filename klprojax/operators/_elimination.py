@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool
 from .._adjoint import AbstractAdjoint
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
+from .._variables import put
 from ..graphs import FactorGraph
 from ._contraction import BeyondMemory, contract_graph
 from ._elimination_plan import EliminationPlan, plan_elimination, size_in_words
@@ -72,7 +73,9 @@ class Elimination(AbstractSolver):
         factor_beliefs: bool,
     ) -> Solution:
         """See `infer`; ``max_steps``, ``adjoint`` and ``init`` play no part."""
-        if factor_beliefs or any(group.rule is not None for group in graph.signature.groups):
+        rules = any(group.rule is not None for group in graph.signature.groups)
+        concrete = all(map(_on_this_cpu, (*log_potentials, *(log_evidence or ()))))
+        if rules or (factor_beliefs and not concrete):
             # One table per factor: a shared table's gradient would sum over its factors, and a
             # rule's parameters are no table.
             log_potentials = tuple(
@@ -83,7 +86,7 @@ class Elimination(AbstractSolver):
                     strict=True,
                 )
             )
-        if all(map(_on_this_cpu, (*log_potentials, *(log_evidence or ())))):
+        if concrete:
             return self._eagerly(graph, log_potentials, log_evidence, factor_beliefs)
         if log_evidence is None:
             dtype = log_potentials[0].dtype if log_potentials else None
@@ -133,18 +136,15 @@ class Elimination(AbstractSolver):
             found.tables if factor_beliefs else None,
             np.zeros(()),
         )
-        # Put, not converted: nothing is compiled.
-        beliefs, log_partition, factors, residual = jax.tree.map(
-            lambda table: jax.device_put(table.astype(dtype)), found
-        )
+        beliefs, log_partition, factors, residual = jax.tree.map(partial(put, dtype=dtype), found)
         return Solution(
             log_beliefs=tuple(beliefs),
             log_partition=log_partition,
             factor_log_beliefs=None if factors is None else tuple(factors),
             result=result,
             residual=residual,
-            steps=jax.device_put(np.int32(0)),
-            converged=jax.device_put(np.bool_(True)),
+            steps=put(np.int32(0)),
+            converged=put(np.bool_(True)),
             exact=True,
         )
 

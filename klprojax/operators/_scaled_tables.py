@@ -6,7 +6,7 @@ improbable it is, and `-inf` stays excluded.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +66,7 @@ class PairStep(NamedTuple):
 
 
 OUTER, MATMUL, SUM = range(3)
+Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def from_logs(logs: np.ndarray, scale: float = 0.0) -> ScaledTable:
@@ -140,48 +141,48 @@ def multiply(step: PairStep, one: ScaledTable, two: ScaledTable) -> ScaledTable:
         if step.kernel == OUTER:
             out = a + b
         elif step.kernel == SUM:
-            out = _sum_of_logs(a, b)
+            out = _in_blocks(_sum_of_logs, a, b)
         else:
             a, b = a.transpose(2, 1, 0)[:, :, None], b.transpose(1, 2, 0)[:, None]
-            out = np.moveaxis(_sum_of_logs(a, b), 2, 0)
+            out = np.moveaxis(_in_blocks(_sum_of_logs, a, b), 2, 0)
         return from_logs(out.reshape(step.shape), scale)
     if step.kernel == OUTER:
         out = a * b
     else:
-        out = _sum_of_products(a, b) if step.kernel == SUM else np.matmul(a, b)
+        out = _in_blocks(_sum_of_products, a, b) if step.kernel == SUM else np.matmul(a, b)
     return _checked(out.reshape(step.shape), scale, low, high + step.terms)
 
 
-def _sum_of_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``sum_k a[k] b[k]`` of arrays ``[k, rows, columns, batch]``, in blocks of the batch."""
+def _in_blocks(kernel: Kernel, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A kernel on arrays ``[k, rows, 1, batch]`` and ``[k, 1, columns, batch]``, block by block."""
     rows, columns, batch = a.shape[1], b.shape[2], a.shape[3]
     out = np.empty((rows, columns, batch))
     width = max(BLOCK // (rows * columns), 1)
     for start in range(0, batch, width):
         part = slice(start, start + width)
-        total = np.multiply(a[0, ..., part], b[0, ..., part], out=out[..., part])
-        for k in range(1, len(a)):
-            total += a[k, ..., part] * b[k, ..., part]
+        out[..., part] = kernel(a[..., part], b[..., part])
     return out
+
+
+def _sum_of_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``sum_k a[k] b[k]``, as large as one term."""
+    total = a[0] * b[0]
+    for one, two in zip(a[1:], b[1:], strict=True):
+        total += one * two
+    return total
 
 
 def _sum_of_logs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The same of logarithms: ``log sum_k exp(a[k] + b[k])``."""
-    rows, columns, batch = a.shape[1], b.shape[2], a.shape[3]
-    out = np.empty((rows, columns, batch))
-    width = max(BLOCK // (rows * columns), 1)
-    for start in range(0, batch, width):
-        part = slice(start, start + width)
-        top = a[0, ..., part] + b[0, ..., part]
-        for k in range(1, len(a)):
-            np.maximum(top, a[k, ..., part] + b[k, ..., part], out=top)
-        shift = np.where(top == -np.inf, 0.0, top)
-        total = np.zeros_like(top)
-        for k in range(len(a)):
-            total += np.exp(a[k, ..., part] + b[k, ..., part] - shift)
-        with np.errstate(divide="ignore"):
-            out[..., part] = np.log(total) + shift
-    return out
+    top = a[0] + b[0]
+    for one, two in zip(a[1:], b[1:], strict=True):
+        np.maximum(top, one + two, out=top)
+    shift = np.where(top == -np.inf, 0.0, top)
+    total = np.zeros_like(top)
+    for one, two in zip(a, b, strict=True):
+        total += np.exp(one + two - shift)
+    with np.errstate(divide="ignore"):
+        return np.log(total) + shift
 
 
 def sum_out(table: ScaledTable, axes: tuple[int, ...]) -> ScaledTable:

@@ -226,6 +226,11 @@ def test_nan_and_positive_infinity_are_reported(bad):
         infer(graph, log_potentials, Elimination())
     solution = infer(graph, log_potentials, Elimination(), throw=False)
     assert bool(solution.result == RESULTS.nonfinite)
+    # Evidence too; a NaN is no excluded state.
+    evidence = graph.log_evidence({1: np.array([bad, 0.0])})
+    plain = graph.pack([np.zeros((2, 2))])
+    solution = infer(graph, plain, Elimination(), log_evidence=evidence, throw=False)
+    assert bool(solution.result == RESULTS.nonfinite)
 
 
 # -- derivatives -------------------------------------------------------------------------------
