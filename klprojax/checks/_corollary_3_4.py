@@ -190,6 +190,21 @@ def corollary_3_4_gradient(seed: int = 0, size: int = 4, dtype: Any = None) -> A
     return float(np.max(gaps)), by_precision(dtype, 1e-13, 1e-5)
 
 
+def _at_small_ratio(errors: Any, seed: int, size: int, dtype: Any) -> tuple[float, float]:
+    ratio = by_precision(dtype, 1e-5, 1e-3)
+    (error,) = errors(seed, size, dtype, np.array([ratio]))
+    # First order in ρ, with a constant of some tens; single precision adds rounding 1e-7 / ρ.
+    return float(error), 50 * ratio
+
+
+def _order_in_ratio(errors: Any, seed: int, size: int, dtype: Any) -> tuple[float, float]:
+    """Distance from one of the order in ρ at which the errors vanish."""
+    ratios = by_precision(dtype, 1e-5, 2e-3) * np.array([1.0, 2.0, 4.0])
+    # Second-order terms are of relative size 10 ρ; in single precision rounding is 1e-7 / ρ.
+    order = observed_order(ratios, errors(seed, size, dtype, ratios))
+    return abs(order - 1), by_precision(dtype, 0.02, 0.2)
+
+
 class _Tanh(eqx.Module):
     """The same layers as a model that is trained."""
 
@@ -236,10 +251,7 @@ def corollary_3_4_training(seed: int = 0, size: int = 4, dtype: Any = None) -> A
 
     Source: Corollary 3.4. `size` is the width.
     """
-    ratio = by_precision(dtype, 1e-5, 1e-3)
-    (error,) = _training_errors(seed, size, dtype, np.array([ratio]))
-    # As in corollary_3_4_projections.
-    return float(error), 50 * ratio
+    return _at_small_ratio(_training_errors, seed, size, dtype)
 
 
 @statement(
@@ -252,10 +264,7 @@ def corollary_3_4_training_order(seed: int = 0, size: int = 4, dtype: Any = None
 
     Source: Corollary 3.4. `size` is the width.
     """
-    ratios = by_precision(dtype, 1e-5, 2e-3) * np.array([1.0, 2.0, 4.0])
-    errors = _training_errors(seed, size, dtype, ratios)
-    # As in corollary_3_4_projection_order.
-    return abs(observed_order(ratios, errors) - 1), by_precision(dtype, 0.02, 0.2)
+    return _order_in_ratio(_training_errors, seed, size, dtype)
 
 
 def _projection_errors(seed: int, size: int, dtype: Any, ratios: np.ndarray) -> np.ndarray:
@@ -291,10 +300,7 @@ def corollary_3_4_projections(seed: int = 0, size: int = 4, dtype: Any = None) -
 
     Source: Corollary 3.4, "differential of the local KL projection step". `size` is the width.
     """
-    ratio = by_precision(dtype, 1e-5, 1e-3)
-    (error,) = _projection_errors(seed, size, dtype, np.array([ratio]))
-    # First order in ρ, with a constant of some tens; single precision adds rounding 1e-7 / ρ.
-    return float(error), 50 * ratio
+    return _at_small_ratio(_projection_errors, seed, size, dtype)
 
 
 @statement(
@@ -307,7 +313,4 @@ def corollary_3_4_projection_order(seed: int = 0, size: int = 4, dtype: Any = No
 
     Source: Corollary 3.4, "differential of the local KL projection step". `size` is the width.
     """
-    ratios = by_precision(dtype, 1e-5, 2e-3) * np.array([1.0, 2.0, 4.0])
-    errors = _projection_errors(seed, size, dtype, ratios)
-    # Second-order terms are of relative size 10 ρ; in single precision rounding is 1e-7 / ρ.
-    return abs(observed_order(ratios, errors) - 1), by_precision(dtype, 0.02, 0.2)
+    return _order_in_ratio(_projection_errors, seed, size, dtype)

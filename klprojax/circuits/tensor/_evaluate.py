@@ -13,7 +13,15 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from ._leaf import IMPOSSIBLE, Evidence, leaf_tables, leaf_values
-from ._log_matmul import any_of, exact_log_matmul, finite_max, log_matmul, log_sums, weight_range
+from ._log_matmul import (
+    Shifted,
+    any_of,
+    exact_log_matmul,
+    finite_max,
+    log_matmul,
+    log_sums,
+    weight_range,
+)
 from ._node_by_node import values_node_by_node
 from ._parameters import TensorParameters
 from ._plan import INPUTS, TABLES, Plan, Product, Scan, make_plan
@@ -77,10 +85,9 @@ def evaluate(
     """
     if total is None and exact is not None:
         total = exact_sum if exact else product_sum
-    if total is not None:
-        plan = make_plan(structure)
-        return _evaluate(structure, plan, softening, total, parameters, evidence, noise)
     plan = make_plan(structure)
+    if total is not None:
+        return _evaluate(structure, plan, softening, total, parameters, evidence, noise)
     check = wide(structure, parameters, evidence.states is None)
     # Of wide weights no derivative may come out as zero times infinity.
     tame = jax.tree.map(lambda x: jnp.where(check, jnp.zeros_like(x), x), parameters)
@@ -92,7 +99,8 @@ def evaluate(
         @jax.checkpoint
         def values(evidence):
             tables = leaf_tables(structure, parameters.log_inputs, evidence, softening)
-            given = _inputs(structure, tables, evidence, np.arange(structure.num_inputs), log_sums)
+            rows = np.arange(structure.num_inputs)
+            given = _inputs(structure, tables, evidence, rows, lambda w, v, _: log_sums(w, v))
             return values_node_by_node(
                 structure,
                 parameters.log_weights,
@@ -221,7 +229,7 @@ def _evaluate(
 
     def inputs(rows: np.ndarray) -> Array:
         own = None if noise is None else rows_of(noise.inputs, rows)
-        return _inputs(structure, tables, evidence, rows, lambda w, v: total(w, v, own))
+        return _inputs(structure, tables, evidence, rows, total, own)
 
     if len(plan.table_nodes) and evidence.states is None:
         levels[TABLES] = sums(
@@ -295,7 +303,8 @@ def _inputs(
     tables: Array,
     evidence: Evidence,
     rows: np.ndarray,
-    total: Callable[[Array, Array], Array],
+    total: Total,
+    noise: Array | None = None,
 ) -> Array:
     """Log-values of some input vectors, ``[rows, units, batch]``."""
     own = rows_of(tables, np.asarray(structure.input_blocks)[rows])
@@ -303,8 +312,8 @@ def _inputs(
     if given.states is not None:
         return leaf_values(own, given.states)
     assert given.log_evidence is not None  # evidence has one of them
-    shift = finite_max(given.log_evidence, 1)
-    return total(own, given.log_evidence - shift) + shift
+    rest, shift = _sums(total, own, given.log_evidence, noise)
+    return rest + shift
 
 
 def _product(product: Product, values: Callable[[int, np.ndarray], Array]) -> Array:
@@ -386,17 +395,12 @@ def _sums(total: Total, weights: Array, values: Array, noise: Array | None) -> t
 
 
 def _scan(carry: Array, xs: _Levels, total: Total) -> Array:
-    """Evaluate levels one after the other, from the values of the level below the first.
-
-    Shifts are added up apart from the values, and what rounding takes from them too: a value that
-    grows along a chain would be rounded to its own size at every step, the same way if the steps
-    are alike.
-    """
+    """Evaluate levels one after the other, from the values of the level below the first."""
     width = xs.weights.shape[1]
     carry = jnp.pad(carry, ((0, width - len(carry)), (0, 0), (0, 0)))  # rows that nothing reads
     none = jnp.zeros_like(carry[:, :1])
 
-    def body(below: _Shifted, x: _Levels) -> tuple[_Shifted, None]:
+    def body(below: Shifted, x: _Levels) -> tuple[Shifted, None]:
         count = x.inputs.shape[1]
         own = jnp.zeros_like(below.rest)
         if count:
@@ -432,21 +436,10 @@ def _scan(carry: Array, xs: _Levels, total: Total) -> Array:
             shift = _add(none, x.below_parents, below.shift)
             rounded = _add(none, x.below_parents, below.rounded)
         rest, more = _sums(total, x.weights, own, x.node_noise)
-        after = shift + more
-        part = after - shift
-        rounded = rounded + ((shift - (after - part)) + (more - part))
-        return _Shifted(rest, after, rounded), None
+        return Shifted(own, shift, rounded).grown(rest, more), None
 
-    end = jax.lax.scan(body, _Shifted(carry, none, none), xs)[0]
+    end = jax.lax.scan(body, Shifted(carry, none, none), xs)[0]
     return (end.rest + end.rounded) + end.shift
-
-
-class _Shifted(NamedTuple):
-    """Values as sums of three: with shifts, and what rounding took from these, per node and row."""
-
-    rest: Array
-    shift: Array
-    rounded: Array
 
 
 def _add(values: Array, parents: Array, children: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +104,26 @@ def finite_max(table: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
     """
     top = jnp.max(lax.stop_gradient(table), axis=axis, keepdims=True)
     return jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top)
+
+
+class Shifted(NamedTuple):
+    """Values as sums of three: with shifts, and what rounding took from these.
+
+    Shifts are added up apart from the values, and what rounding takes from them too: a value that
+    grows along a chain would be rounded to its own size at every step, the same way if the steps
+    are alike.
+    """
+
+    rest: Array
+    shift: Array
+    rounded: Array
+
+    def grown(self, rest: Array, more: Array) -> "Shifted":
+        """Other values, with ``more`` added to the shifts."""
+        after = self.shift + more
+        part = after - self.shift
+        lost = (self.shift - (after - part)) + (more - part)
+        return Shifted(rest, after, self.rounded + lost)
 
 
 def weight_range(terms: int, dtype: jnp.dtype) -> float:

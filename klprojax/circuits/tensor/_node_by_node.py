@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ...geometry import safe_logsumexp
-from ._log_matmul import finite_max
+from ._log_matmul import Shifted, finite_max
 from ._structure import TensorStructure
 
 
@@ -37,17 +37,6 @@ class _Layout(NamedTuple):
 
     def __eq__(self, other: object) -> bool:
         return self is other
-
-
-class _Values(NamedTuple):
-    """Values of inputs and nodes as sums of three, as in a scan over levels.
-
-    ``rest`` is ``[vectors, units, batch]``, the others ``[vectors, batch]``.
-    """
-
-    rest: Array
-    shift: Array
-    rounded: Array
 
 
 class _Tables(NamedTuple):
@@ -103,14 +92,15 @@ def values_node_by_node(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _all_values(layout: _Layout, tables: _Tables, inputs: Array) -> _Values:
+def _all_values(layout: _Layout, tables: _Tables, inputs: Array) -> Shifted:
+    """Values of inputs and nodes, ``[vectors, units, batch]``; shifts are ``[vectors, batch]``."""
     first, count = len(inputs), len(layout.weights)
     empty = jnp.zeros((first + count, inputs.shape[2]), inputs.dtype)
-    start = _Values(
+    start = Shifted(
         jnp.concatenate([inputs, jnp.zeros((count, *inputs.shape[1:]), inputs.dtype)]), empty, empty
     )
 
-    def body(values: _Values, at: tuple[_Place, _Tables]) -> tuple[_Values, None]:
+    def body(values: Shifted, at: tuple[_Place, _Tables]) -> tuple[Shifted, None]:
         new = _by_kind(layout, (_sum_value, _mixture_value), *at, values)
         return jax.tree.map(lambda old, one: old.at[at[0].node].set(one), values, new), None
 
@@ -152,7 +142,7 @@ def _all_values_jvp(layout, primals, tangents):
         return lax.scan(body, right, (places, tables), reverse=True)[0]
 
     moved = lax.custom_linear_solve(matvec, right, solve, transpose_solve)
-    return values, _Values(moved, jnp.zeros_like(values.shift), jnp.zeros_like(values.rounded))
+    return values, Shifted(moved, jnp.zeros_like(values.shift), jnp.zeros_like(values.rounded))
 
 
 class _Place(NamedTuple):
@@ -187,38 +177,35 @@ def _finite(log_values: Array) -> Array:
 # -- sums: weights ``[out, in]`` of the product of the children ------------------------------------
 
 
-def _terms(place: _Place, own: _Tables, values: _Values) -> tuple[Array, Array]:
+def _terms(place: _Place, own: _Tables, values: Shifted) -> tuple[Array, Array]:
     """Terms ``[out, in, batch]`` without the product's largest, which comes next."""
     product = jnp.sum(_children(place, values.rest), axis=0)
     top = finite_max(product, 0)
     return own.matrices[:, :, None] + (product - top)[None], top[0]
 
 
-def _sum_value(place: _Place, own: _Tables, values: _Values) -> _Values:
+def _sum_value(place: _Place, own: _Tables, values: Shifted) -> Shifted:
     terms, top = _terms(place, own, values)
     shift, rounded = (jnp.sum(_children(place, part), axis=0) for part in values[1:])
-    # What rounding takes from the shifts is added up apart, or it would grow with a chain.
-    after = shift + top
-    part = after - shift
-    rounded = rounded + ((shift - (after - part)) + (top - part))
-    return _Values(safe_logsumexp(terms, axis=1), after, rounded)
+    rest = safe_logsumexp(terms, axis=1)
+    return Shifted(rest, shift, rounded).grown(rest, top)
 
 
-def _shares(place: _Place, own: _Tables, values: _Values) -> Array:
+def _shares(place: _Place, own: _Tables, values: Shifted) -> Array:
     terms, _ = _terms(place, own, values)
     return jnp.exp(terms - _finite(values.rest[place.node])[:, None])
 
 
-def _sum_by_weights(place: _Place, own: _Tables, values: _Values, moved: _Tables) -> Array:
+def _sum_by_weights(place: _Place, own: _Tables, values: Shifted, moved: _Tables) -> Array:
     return jnp.sum(_shares(place, own, values) * moved.matrices[:, :, None], axis=1)
 
 
-def _sum_below(place: _Place, own: _Tables, values: _Values, x: Array) -> Array:
+def _sum_below(place: _Place, own: _Tables, values: Shifted, x: Array) -> Array:
     moved = jnp.sum(_children(place, x), axis=0)
     return jnp.sum(_shares(place, own, values) * moved[None], axis=1)
 
 
-def _sum_above(place: _Place, own: _Tables, values: _Values, x: Array) -> Array:
+def _sum_above(place: _Place, own: _Tables, values: Shifted, x: Array) -> Array:
     part = jnp.sum(_shares(place, own, values) * x[:, None], axis=0)
     return jnp.broadcast_to(part, (*place.children.shape, *part.shape))
 
@@ -226,7 +213,7 @@ def _sum_above(place: _Place, own: _Tables, values: _Values, x: Array) -> Array:
 # -- mixtures: weights ``[children, units]``, unit by unit -----------------------------------------
 
 
-def _unit_terms(place: _Place, own: _Tables, values: _Values, to: Array) -> Array:
+def _unit_terms(place: _Place, own: _Tables, values: Shifted, to: Array) -> Array:
     """Terms ``[children, units, batch]``, in the shift of the vector ``to``."""
     assert own.mixing is not None  # a circuit with mixtures has them
     shifts, rounded = (_children(place, part) - part[to][None] for part in values[1:])
@@ -235,25 +222,25 @@ def _unit_terms(place: _Place, own: _Tables, values: _Values, to: Array) -> Arra
     return weights[:, :, None] + (_children(place, values.rest) + (shifts + rounded)[:, None])
 
 
-def _mixture_value(place: _Place, own: _Tables, values: _Values) -> _Values:
+def _mixture_value(place: _Place, own: _Tables, values: Shifted) -> Shifted:
     first = place.children[0]
     rest = safe_logsumexp(_unit_terms(place, own, values, first), axis=0)
-    return _Values(rest, values.shift[first], values.rounded[first])
+    return Shifted(rest, values.shift[first], values.rounded[first])
 
 
-def _unit_shares(place: _Place, own: _Tables, values: _Values) -> Array:
+def _unit_shares(place: _Place, own: _Tables, values: Shifted) -> Array:
     terms = _unit_terms(place, own, values, place.node)
     return jnp.exp(terms - _finite(values.rest[place.node])[None])
 
 
-def _mixture_by_weights(place: _Place, own: _Tables, values: _Values, moved: _Tables) -> Array:
+def _mixture_by_weights(place: _Place, own: _Tables, values: Shifted, moved: _Tables) -> Array:
     assert moved.mixing is not None
     return jnp.sum(_unit_shares(place, own, values) * moved.mixing[:, :, None], axis=0)
 
 
-def _mixture_below(place: _Place, own: _Tables, values: _Values, x: Array) -> Array:
+def _mixture_below(place: _Place, own: _Tables, values: Shifted, x: Array) -> Array:
     return jnp.sum(_unit_shares(place, own, values) * _children(place, x), axis=0)
 
 
-def _mixture_above(place: _Place, own: _Tables, values: _Values, x: Array) -> Array:
+def _mixture_above(place: _Place, own: _Tables, values: Shifted, x: Array) -> Array:
     return _unit_shares(place, own, values) * x[None]
