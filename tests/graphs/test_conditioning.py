@@ -206,7 +206,7 @@ def test_soft_evidence_is_one_more_factor():
     expanded = reduced.expand(graph.unpack_variables(got.marginals))
     for one, two in zip(expanded, whole.unpack_variables(want.marginals), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-14)
-    with pytest.raises(ValueError, match="'xray'.*2 logarithms"):
+    with pytest.raises(ValueError, match=r"'xray'.*2 logarithms"):
         klprojax.condition(model, {"xray": [0.0, 0.0, 0.0]})
 
 

@@ -77,13 +77,13 @@ def test_round_trip(tmp_path):
         ('{"rain": 1,\n\n "rain": 0}', ":3: expected each variable once, got 'rain' twice"),
         (
             '{"rain": true}',
-            "expected a state name or index, or weights, for 'rain', got true or false",
+            "state name or index, or weights, for 'rain', got true or false",
         ),
-        ('{"rain": 1.0}', "expected a state name or index, or weights, for 'rain', got a fraction"),
-        ('{"rain": null}', "expected a state name or index, or weights, for 'rain', got null"),
+        ('{"rain": 1.0}', "state name or index, or weights, for 'rain', got a fraction"),
+        ('{"rain": null}', "state name or index, or weights, for 'rain', got null"),
         (
             '{"rain": {"a": 1}}',
-            "expected a state name or index, or weights, for 'rain', got an array or obj",
+            "state name or index, or weights, for 'rain', got an array or obj",
         ),
         ('{"rain": NaN}', "expected JSON, got 'NaN is no JSON'"),
         ('{"rain": ' + "9" * 5000 + "}", "expected JSON, got 'Exceeds the limit"),
