@@ -4,6 +4,9 @@ By Proposition 3.1 this is the Dykstra-type hybrid of KL projections, iterate by
 `DykstraHybrid`), and on a tree one upward-downward sweep is `t_proj`.
 """
 
+import math
+from collections import Counter
+from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
@@ -18,10 +21,12 @@ from .._adjoint import AbstractAdjoint
 from .._sharding import on_any_mesh
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
+from .._variables import put
 from ..graphs import FactorGraph
 from ._batch_engine import BatchSweep
 from ._bethe import bethe_log_partition
 from ._binary_engine import BinaryFlooding
+from ._eager_flooding import EagerFlooding, is_small
 from ._engines import AbstractEngine, LinearFlooding, LogFlooding
 from ._messages import (
     Messages,
@@ -35,7 +40,11 @@ from ._messages import (
 )
 from ._odds_engine import OddsFlooding
 from ._schedules import AbstractSchedule, Flooding, Residual, TreeSweep
-from ._solver import AbstractIterativeSolver, check_object, verdict
+from ._solver import AbstractIterativeSolver, check_object, on_this_cpu, verdict
+
+# The first calls of a small problem run in numpy; whoever calls more often has it compiled.
+_EAGER_CALLS = 5
+_eager_calls: Counter[Any] = Counter()
 
 
 class BPState(eqx.Module):
@@ -157,6 +166,10 @@ class BeliefPropagation(AbstractIterativeSolver):
         """See `infer`."""
         if isinstance(self.schedule, TreeSweep):
             max_steps = 1
+        if self._is_for_numpy(graph, (log_potentials, log_evidence, init), max_steps):
+            return self._eagerly(
+                graph, log_potentials, log_evidence, init, max_steps, factor_beliefs
+            )
         fast = None if self.engine == "log" else self._fast_engine(graph)
         if fast is None and self.engine == "fast":
             raise ValueError(
@@ -178,6 +191,66 @@ class BeliefPropagation(AbstractIterativeSolver):
             max_steps,
             adjoint,
             factor_beliefs,
+        )
+
+    def _is_for_numpy(self, graph: FactorGraph, numbers: Any, max_steps: int) -> bool:
+        """Whether this is one of the first calls with known numbers, all of it small."""
+        plain = self.engine == "auto" and isinstance(self.schedule, Flooding)
+        leaves = jax.tree.leaves((numbers, graph.wiring))
+        if not (plain and all(map(on_this_cpu, leaves)) and is_small(graph, max_steps)):
+            return False
+        if any(group.rule is not None for group in graph.signature.groups):
+            return False
+        problem = (self, graph.signature, str(leaves[0].dtype), jax.tree.structure(numbers))
+        _eager_calls[problem] += 1
+        return _eager_calls[problem] <= _EAGER_CALLS
+
+    def _eagerly(
+        self,
+        graph: FactorGraph,
+        log_potentials: FactorTables,
+        log_evidence: VariableTables | None,
+        state: BPState | None,
+        max_steps: int,
+        factor_beliefs: bool,
+    ) -> Solution:
+        dtype = log_potentials[0].dtype if log_potentials else jnp.zeros(0).dtype
+        tables = [
+            np.asarray(table)[None] if table.ndim == len(group.shape) else np.asarray(table)
+            for table, group in zip(log_potentials, graph.signature.groups, strict=True)
+        ]
+        if state is None:
+            sizes = zip(graph.wiring.edges, graph.signature.cardinalities, strict=True)
+            start = [np.full((len(e), card), -math.log(card), dtype) for e, card in sizes]
+        else:
+            start = [np.asarray(message) for message in state.messages]
+        flooding = EagerFlooding(graph, tables, log_evidence, self.semiring, self.damping)
+        found = flooding.run(start, self.tolerance, max_steps, factor_beliefs)
+        met = self.tolerance == 0.0 or found.residual < self.tolerance
+        met = met or not any(group.shape for group in graph.signature.groups)
+        result = RESULTS.successful if met else RESULTS.not_converged
+        if not met and found.residual <= 4 * float(jnp.finfo(dtype).eps):
+            result = RESULTS.limited_by_rounding
+        empty = [np.isneginf(table).all(axis=1).any() for table in found.log_beliefs]
+        broken = [(np.isnan(t) | (t == np.inf)).any() for t in found.log_beliefs]
+        if found.log_partition == -math.inf or any(empty):
+            result = RESULTS.contradiction
+        if any(broken):
+            result = RESULTS.nonfinite
+        if self.tolerance > 0.0 and found.residual == math.inf:
+            result = RESULTS.diverged
+        messages, residual, _, beliefs, log_partition, factors = jax.tree.map(
+            partial(put, dtype=dtype), found
+        )
+        return Solution(
+            log_beliefs=tuple(beliefs),
+            log_partition=log_partition,
+            factor_log_beliefs=None if factors is None else tuple(factors),
+            result=result,
+            residual=residual,
+            steps=put(np.int32(found.steps)),
+            converged=put(np.bool_(met)),
+            state=BPState(tuple(messages), residual),
         )
 
     def _chosen(

@@ -25,8 +25,8 @@ from ..graphs import FactorGraph
 from ._elimination_plan import EliminationPlan, plan_elimination
 from ._elimination_sweeps import Route, sweep
 from ._messages import batched, dense
-from ._solver import AbstractSolver, TooLargeError, size_in_words, verdict
-from .contraction import BeyondMemory, contract_graph
+from ._solver import AbstractSolver, TooLargeError, on_this_cpu, size_in_words, verdict
+from .contraction import BeyondLimits, contract_graph
 
 
 class Elimination(AbstractSolver):
@@ -43,10 +43,15 @@ class Elimination(AbstractSolver):
     accelerators, all is one compiled scan over the entries of all tables.
 
     Args:
-        memory_limit: bytes that all tables, or the program and its buffers, may take.
+        memory_limit: bytes that all tables, or the program and its buffers, may take. Outside of
+            ``jit``, where the tables take more, some variables are fixed and the results for all
+            their joint states are summed.
+        time_limit: predicted seconds beyond which nothing is begun, outside of ``jit``; from the
+            number of products and a usual speed of this route, 2e8 a second.
 
     Raises (when used):
-        TooLargeError: the predicted size exceeds ``memory_limit``; the message says by how much.
+        TooLargeError: the predicted time exceeds ``time_limit``, or inside of ``jit`` the size
+            ``memory_limit``; the message says by how much.
 
     Log-probabilities and their derivatives keep their digits far below the float range; `-inf` is
     an excluded state. Where marginals underflow, a second, slower sweep is made for that.
@@ -60,6 +65,7 @@ class Elimination(AbstractSolver):
     """
 
     memory_limit: int = eqx.field(static=True, default=4 * 2**30)
+    time_limit: float = eqx.field(static=True, default=1200.0)
 
     def solve(
         self,
@@ -74,7 +80,7 @@ class Elimination(AbstractSolver):
     ) -> Solution:
         """See `infer`; ``max_steps``, ``adjoint`` and ``init`` play no part."""
         rules = any(group.rule is not None for group in graph.signature.groups)
-        concrete = all(map(_on_this_cpu, (*log_potentials, *(log_evidence or ()))))
+        concrete = all(map(on_this_cpu, (*log_potentials, *(log_evidence or ()))))
         if rules or (factor_beliefs and not concrete):
             # One table per factor: a shared table's gradient would sum over its factors, and a
             # rule's parameters are no table.
@@ -116,9 +122,15 @@ class Elimination(AbstractSolver):
         else:
             evidence = [np.asarray(table, np.float64) for table in log_evidence]
         try:
-            found = contract_graph(graph, tables, evidence, factor_beliefs, self.memory_limit)
-        except BeyondMemory as error:
-            raise too_large(error, self.memory_limit) from None
+            found = contract_graph(
+                graph, tables, evidence, factor_beliefs, self.memory_limit, self.time_limit
+            )
+        except BeyondLimits as error:
+            limits = (
+                f"The limits are time_limit = {_duration(self.time_limit)} and memory_limit = "
+                f"{size_in_words(self.memory_limit)}."
+            )
+            raise too_large(error, limits) from None
         result = RESULTS.successful
         if found.log_partition == -math.inf:
             result = RESULTS.contradiction
@@ -157,22 +169,21 @@ class Elimination(AbstractSolver):
         return plan_elimination(graph, shared, itemsize, self.memory_limit)
 
 
-def too_large(error: BeyondMemory, memory_limit: float) -> TooLargeError:
+def too_large(error: BeyondLimits, limits: str) -> TooLargeError:
     """What users are told."""
     return TooLargeError(
-        f"Elimination needs at least {size_in_words(error.needed)}, its largest table with "
-        f"2^{math.log2(error.largest):.1f} entries and 2^{math.log2(error.products):.1f} "
-        f"products to form, beyond memory_limit = {size_in_words(memory_limit)}. Raise "
-        "memory_limit, condition on more evidence, or use BeliefPropagation()."
+        f"Exact inference would take about {_duration(error.seconds)}, with tables of at least "
+        f"{size_in_words(error.needed)}, the largest of 2^{math.log2(error.largest):.1f} entries. "
+        f"{limits} Raise the limit, condition on more evidence, or use BeliefPropagation()."
     )
 
 
-def _on_this_cpu(table: Array | np.ndarray) -> bool:
-    """Whether numpy can read the numbers where they are."""
-    if isinstance(table, Tracer) or not isinstance(table, jax.Array):
-        return isinstance(table, np.ndarray)
-    devices = table.devices()
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.2g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.2g} min"
+    return f"{seconds / 3600:.3g} h"
 
 
 @eqx.filter_jit

@@ -292,11 +292,11 @@ def tail(log_ratio: Array, span: Array) -> Array:
 
     0 for all above 1/100.
     """
-    low = jnp.maximum(span, -_TAIL)
-    return (jnp.clip(log_ratio, -low, _TAIL) - _TAIL) / low
+    low = jnp.maximum(span, -TAIL)
+    return (jnp.clip(log_ratio, -low, TAIL) - TAIL) / low
 
 
-_TAIL = math.log(1e-2)
+TAIL = math.log(1e-2)
 
 
 def _below_best(message: Array) -> Array:

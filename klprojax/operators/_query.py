@@ -21,9 +21,9 @@ from ..graphs import FactorGraph, GroupSignature, Structured
 from ._elimination import Elimination, too_large
 from ._infer import infer
 from ._messages import batched, dense
-from ._solver import check_object, check_problem
+from ._solver import check_object, check_problem, size_in_words
 from .contraction import (
-    BeyondMemory,
+    BeyondLimits,
     Reduction,
     best_states,
     contract_graph,
@@ -55,6 +55,11 @@ class _Problem:
         self.dtype = arrays[0].dtype if arrays else jnp.zeros(0).dtype
         self.traced = any(isinstance(array, Tracer) for array in arrays)
 
+    @property
+    def limits(self) -> str:
+        """For messages."""
+        return f"The limit is memory_limit = {size_in_words(self.memory_limit)}."
+
     def tables(self) -> FactorTables:
         """All factors as tables with a factor axis."""
         return dense(self.graph, batched(self.graph, self.log_potentials))
@@ -72,9 +77,11 @@ class _Problem:
             return solution.log_partition, solution.factor_log_beliefs, solution.log_beliefs
         tables, evidence = _doubles(self.tables()), _doubles(self.evidence())
         try:
-            found = contract_graph(self.graph, tables, evidence, True, self.memory_limit)
-        except BeyondMemory as error:
-            raise too_large(error, self.memory_limit) from None
+            found = contract_graph(
+                self.graph, tables, evidence, True, self.memory_limit, Elimination().time_limit
+            )
+        except BeyondLimits as error:
+            raise too_large(error, self.limits) from None
         assert found.tables is not None
         self.check(found.log_partition == -np.inf, RESULTS.contradiction)
         self.check(np.isnan(found.log_partition), RESULTS.nonfinite)
@@ -103,8 +110,8 @@ class _Problem:
                 return np.full(shape, _NONFINITE, np.int32)
             try:
                 found = find(reduced, words)
-            except BeyondMemory as error:
-                raise too_large(error, self.memory_limit) from None
+            except BeyondLimits as error:
+                raise too_large(error, self.limits) from None
             return np.full(shape, _NONE, np.int32) if found is None else found.astype(np.int32)
 
         arguments = (self.tables(), self.evidence(), words)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klprojax import Elimination, FactorGraph, Parity, Structured, infer
-from klprojax.operators.contraction import _scaled_tables, contract
+from klprojax.operators import TooLargeError
+from klprojax.operators.contraction import _scaled_tables, _slices, contract, contract_in_slices
 from klprojax.operators.contraction._scaled_tables import (
     ScaledTable,
     from_logs,
@@ -147,3 +148,48 @@ def test_trees_are_the_same_for_the_same_seed_and_better_than_one_order():
     assert [tree.scopes[k] for k in tree.roots] == [()]
     # Treewidth 7: no table has more than 8 of the variables.
     assert tree.largest <= 6**8
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    name=st.sampled_from(list(GRIDS)),
+    seed=SEEDS,
+    size=st.sampled_from([1.0, 300.0]),
+    zeros=st.sampled_from([0.0, 0.3]),
+    memory=st.sampled_from([700, 1000]),
+)
+def test_slices_add_up(name, seed, size, zeros, memory):
+    cards, scopes, tables = draw(name, seed, size, zeros)
+    # A constant, and a variable without a table.
+    cards, scopes = [*cards, 3], [*scopes, ()]
+    tables = [*tables, np.array(0.5)]
+    whole = contract(cards, scopes, tables, of_tables=True)
+    calls = []
+
+    def counted(*given, **options):
+        calls.append(1)
+        return contract(*given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_slices, "contract", counted)
+        found = contract_in_slices(cards, scopes, tables, of_tables=True, memory_limit=memory)
+    assert len(calls) > 1
+    # Logarithms of this size, summed in another order.
+    atol = 1e-12 * (1 + size)
+    np.testing.assert_allclose(found.log_partition, whole.log_partition, rtol=0, atol=atol)
+    for got, want in zip(found.variables, whole.variables, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=atol)
+    for got, want in zip(found.tables, whole.tables, strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=atol)
+
+
+def test_a_time_limit_is_told_with_both_numbers():
+    cards, scopes, tables = draw("grid", 0, 1.0, 0.0)
+    graph = FactorGraph(cards, scopes)
+    solver = Elimination(time_limit=1e-9)
+    said = r"would take about 0\.\d+ s, with tables of at least [\d.]+ KiB.*time_limit = 1e-09 s"
+    with pytest.raises(TooLargeError, match=said):
+        infer(graph, graph.pack(tables), solver)
+    sliced = infer(graph, graph.pack(tables), Elimination(memory_limit=1000))
+    whole = infer(graph, graph.pack(tables), Elimination())
+    np.testing.assert_allclose(sliced.log_partition, whole.log_partition, atol=1e-12)

@@ -9,4 +9,5 @@ from ._marginals import contract as contract
 from ._on_graphs import Reduction as Reduction
 from ._on_graphs import contract_graph as contract_graph
 from ._on_graphs import reduce_graph as reduce_graph
-from ._plan import BeyondMemory as BeyondMemory
+from ._plan import BeyondLimits as BeyondLimits
+from ._slices import contract_in_slices as contract_in_slices

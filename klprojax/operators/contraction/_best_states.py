@@ -41,7 +41,7 @@ def best_states(
         decreasing, and -inf, with states that mean nothing, where no more are possible.
 
     Raises:
-        BeyondMemory: the tables need more memory.
+        BeyondLimits: the tables need more memory.
     """
     free = set(range(len(cardinalities))) if over is None else set(over)
     constant = 0.0

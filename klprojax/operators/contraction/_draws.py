@@ -33,7 +33,7 @@ def draw_states(
         States ``[count, variables]``; None if no joint state is possible.
 
     Raises:
-        BeyondMemory: the tables need more memory.
+        BeyondLimits: the tables need more memory.
     """
     alone = sorted(set(range(len(cardinalities))).difference(*scopes))
     log_tables = [*log_tables, *(np.zeros(cardinalities[v]) for v in alone)]

@@ -29,7 +29,6 @@ def contract(
     log_tables: Sequence[np.ndarray],
     *,
     of_tables: bool = False,
-    memory_limit: float = math.inf,
     seed: int = 0,
 ) -> Contracted:
     """All marginals of ``p(x) ∝ prod_k exp(log_tables[k])``.
@@ -39,17 +38,16 @@ def contract(
         scopes: variables of each table, ascending or not.
         log_tables: in nats, float64; ``-inf`` is a hard zero.
         of_tables: also the marginals over each table's scope.
-        memory_limit: most bytes that tables may take.
         seed: of the search for a tree.
 
     Returns:
         Marginals as logarithms; -inf throughout if no joint state is possible.
 
     Raises:
-        BeyondMemory: the best tree found needs more memory.
+        BeyondLimits: no tree was found with tables that any machine holds.
     """
     program = planned(cardinalities, scopes, of_tables, seed)
-    leaves, tables = sweep_up(program, log_tables, memory_limit)
+    leaves, tables = sweep_up(program, log_tables)
     tree = program.tree
     log_partition = math.fsum(tables[k].scale + float(tables[k].logs()) for k in tree.roots)
     log_partition += math.fsum(math.log(cardinalities[v]) for v in program.free)
@@ -79,7 +77,7 @@ def contract(
 
 
 def sweep_up(
-    program: Program, log_tables: Sequence[np.ndarray], memory_limit: float
+    program: Program, log_tables: Sequence[np.ndarray], memory_limit: float = math.inf
 ) -> tuple[list[ScaledTable], list[ScaledTable]]:
     """Multiply and sum from the leaves to the roots.
 
@@ -87,7 +85,7 @@ def sweep_up(
         The leaves before their private variables are summed, and all tables: leaves, then products.
 
     Raises:
-        BeyondMemory: the tables need more memory.
+        BeyondLimits: the tables need more memory.
     """
     leaves = [from_logs(log_table) for log_table in program.leaf_logs(log_tables)]
     tables = [sum_out(t, leaf.gone) for t, leaf in zip(leaves, program.leaves, strict=True)]

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ...graphs import FactorGraph
-from ._marginals import Contracted, contract
+from ._marginals import Contracted
 from ._scaled_tables import Scope
+from ._slices import contract_in_slices
 
 
 class Reduction(NamedTuple):
@@ -88,17 +89,19 @@ def contract_graph(
     log_evidence: Sequence[np.ndarray],
     factor_beliefs: bool,
     memory_limit: float,
+    time_limit: float,
 ) -> Contracted:
-    """`contract` on a graph's tables as arrays by group and by cardinality."""
+    """`contract_in_slices` on a graph's tables as arrays by group and by cardinality."""
     reduced = reduce_graph(graph, log_potentials, log_evidence)
     if reduced.broken:
         return Contracted(math.nan, _nan(graph.variables.shapes()), _nan(group_shapes(graph)))
-    found = contract(
+    found = contract_in_slices(
         reduced.cardinalities,
         reduced.scopes,
         reduced.log_tables,
         of_tables=factor_beliefs,
         memory_limit=memory_limit,
+        time_limit=time_limit,
     )
     cards = graph.cardinalities
     full = [reduced.full_table((v,), table, (cards[v],)) for v, table in enumerate(found.variables)]

@@ -9,15 +9,18 @@ import numpy as np
 
 from .._elimination_order import TooWide
 from ._scaled_tables import PairStep, Scope, plan_step
-from ._tree import Tree, find_tree
+from ._tree import SPEED, Tree, find_tree
+
+# The sweeps up and down take about this many times the products of the sweep up.
+_BOTH_SWEEPS = 3.0
 
 
-class BeyondMemory(Exception):
-    """The tables do not fit: bytes needed, entries of the largest, products to form."""
+class BeyondLimits(Exception):
+    """The tables do not fit: bytes needed, entries of the largest, predicted seconds."""
 
-    def __init__(self, needed: float, largest: float, products: float):
+    def __init__(self, needed: float, largest: float, seconds: float):
         super().__init__(needed)
-        self.needed, self.largest, self.products = needed, largest, products
+        self.needed, self.largest, self.seconds = needed, largest, seconds
 
 
 class Leaf(NamedTuple):
@@ -87,11 +90,20 @@ class Program(NamedTuple):
         one, two = self.tree.pairs[number - len(self.leaves)]
         return frozenset(self.scopes[one] + self.scopes[two]) - frozenset(self.scopes[number])
 
-    def check_memory(self, given: int, memory_limit: float) -> None:
-        """Raise `BeyondMemory` if products and given entries do not fit."""
-        needed = 8 * (given + self.tree.entries + 3 * self.tree.largest)
+    def needed_bytes(self, given: float) -> float:
+        """Bytes of all tables, ``given`` entries to begin with."""
+        return 8 * (given + self.tree.entries + 3 * self.tree.largest)
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time of both sweeps."""
+        return _BOTH_SWEEPS * self.tree.products / SPEED
+
+    def check_memory(self, given: float, memory_limit: float) -> None:
+        """Raise `BeyondLimits` if products and given entries do not fit."""
+        needed = self.needed_bytes(given)
         if needed > memory_limit:
-            raise BeyondMemory(needed, self.tree.largest, self.tree.products)
+            raise BeyondLimits(needed, self.tree.largest, self.seconds)
 
 
 def planned(
@@ -104,7 +116,7 @@ def planned(
     """`plan_contraction`, remembered.
 
     Raises:
-        BeyondMemory: no tree was found with tables that any machine holds.
+        BeyondLimits: no tree was found with tables that any machine holds.
     """
     try:
         return plan_contraction(
@@ -112,7 +124,7 @@ def planned(
         )
     except TooWide as wide:
         size = 2.0**wide.log2_entries
-        raise BeyondMemory(8 * size, size, size) from None
+        raise BeyondLimits(8 * size, size, _BOTH_SWEEPS * size / SPEED) from None
 
 
 @lru_cache(maxsize=128)
