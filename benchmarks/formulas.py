@@ -12,7 +12,6 @@ its warm figure is a value alone, without gradient.
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -79,7 +78,7 @@ def measure(
                 answer = running[name].do("time", task="sweep", calls=CALLS)
                 samples[name].append(answer["cpu_s"])
         for name, found in samples.items():
-            out[name]["sweep"] = statistics.median(found)
+            out[name]["sweep"] = min(found)  # other load only adds
     return out
 
 
@@ -113,7 +112,7 @@ def markdown(report: dict[str, Any]) -> str:
     live = "beside ours in this run" if report["peer"] == "live" else "not run"
     return (
         "# Compiled formulas against KLay and PySDD\n\n"
-        f"`python -m benchmarks formulas`, CPU seconds of the whole process, medians; "
+        f"`python -m benchmarks formulas`, CPU seconds of the whole process, least of several; "
         f"{report['device']}, {report['cpu_count']} cores, jax {report['versions']['jax']}, commit "
         f"{str(report['commit'])[:12]}, {report['date'][:10]}, load {report['load'][0]:.1f}. "
         f"{', '.join(report['requirements'])}: {live}.\n\n"

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from ._layered_plan import spans
 from ._leaves import Categorical, Indicator
@@ -57,7 +58,7 @@ def _at_hand(array: Any) -> bool:
     """Whether the numbers can be read without waiting for another device."""
     if not isinstance(array, jax.Array):
         return isinstance(array, np.ndarray)
-    if isinstance(array, jax.core.Tracer):
+    if isinstance(array, Tracer):
         return False
     devices = array.devices()
     return len(devices) == 1 and next(iter(devices)).platform == "cpu"

@@ -9,6 +9,8 @@ import pytest
 
 from klprojax import ModelFileError
 from klprojax.circuits import is_deterministic, log_partition, read_nnf, sweep
+from klprojax.circuits._files import _nnf as reader
+from klprojax.circuits._files import _smoothing as smoothing
 from klprojax.circuits._validation import check_semantics
 from tests.reference.formulas import (
     c2d_text,
@@ -267,17 +269,20 @@ def test_wrong_weights(write):
         ("o 1 0\nt 2 0\n1 2 100000000 0\n", "at most 262"),
         ("nnf 1 0 1\nA 100000000000 0\n", "100000000000 children"),
         ("nnf 1 0 1\nL " + "9" * 5000 + "\n", "an integer of at most 17 digits"),
-        # scopes: 24,000 decisions on as many variables below one another
+        ("nnf 0 0 1\n" + "L 1\n" * 50_001, "at most 50000 nodes"),
+        # scopes: 12,000 decisions on as many variables below one another
         (
             "o 1 0\nt 2 0\n"
-            + "".join(f"o {v} 0\n{v} 2 {v} 0\n{v} {v + 1} {-v} 0\n" for v in range(3, 24_000))
-            + "o 24000 0\n24000 2 1 0\n1 3 0\n",
+            + "".join(f"o {v} 0\n{v} 2 {v} 0\n{v} {v + 1} {-v} 0\n" for v in range(3, 12_000))
+            + "o 12000 0\n12000 2 1 0\n1 3 0\n",
             "whose scopes take at most",
         ),
     ],
-    ids=["many free", "large literal", "many children", "digits", "scopes"],
+    ids=["many free", "large literal", "many children", "digits", "nodes", "scopes"],
 )
-def test_hostile_files(write, text, match):
+def test_hostile_files(write, text, match, monkeypatch):
+    monkeypatch.setattr(reader, "_MOST_NODES", 50_000)
+    monkeypatch.setattr(smoothing, "_MOST_SCOPE_BYTES", 2**26)
     path = write(text)
     start = time.process_time()
     with pytest.raises(ModelFileError, match=match):

@@ -19,6 +19,7 @@ from ._smoothing import NegationNormalForm, smooth_circuit
 # Variables that need not occur in the file: free ones cost three nodes each.
 _SPARE_VARIABLES = 2**18
 _FEW_LITERALS = 32
+_MOST_NODES = 2**22
 _D4_KINDS = {b"o": SUM, b"a": PRODUCT, b"t": PRODUCT, b"f": SUM}
 
 
@@ -58,7 +59,7 @@ def read_nnf(
         ModelFileError: naming file and line: what breaks the format; children of an A that share
             variables; children of an O that the decision variable does not tell apart (d4: that no
             literal does; an O of c2d's form with decision 0 claims nothing and is not checked); a
-            formula without models; more than 2^28 bytes of scopes or 2^24 edges.
+            formula without models; more than 2^22 nodes, 2^28 bytes of scopes or 2^24 edges.
         ValueError: literal weights of a wrong shape, NaN or ``+inf``.
     """
     file = LineFile(path, max_bytes)
@@ -109,6 +110,7 @@ def _read_c2d(
     kinds, counts, children = bytearray(), array("q"), array("q")
     literals, decisions, lines = array("q"), array("q"), array("q")
     fixed = {b"L": 1, b"A": 1, b"O": 2}
+    odd = b"_" in file.data  # int() takes underscores
     for line, text in file.raw_lines():
         words = text.split()
         if line <= top or not words or words[0] == b"c":
@@ -117,7 +119,13 @@ def _read_c2d(
         if least is None or len(words) <= least:
             expected = "L literal, A count children or O decision count children"
             raise file.error(line, expected, b" ".join(words))
-        numbers = file.signed(line, words[1:], "a literal, count, decision or node")
+        try:
+            numbers = list(map(int, words[1:]))
+            plain = not odd and max(map(len, words)) < 18
+        except ValueError:
+            plain = False
+        if not plain:
+            numbers = file.signed(line, words[1:], "a literal, count, decision or node")
         literal = decision = 0
         below = []
         if least == 1 and words[0] == b"L":
@@ -139,6 +147,8 @@ def _read_c2d(
                 bad = next(i for i in below if not 0 <= i < len(kinds))
                 raise file.error(line, "the number of an earlier node", str(bad))
             kinds.append(PRODUCT if least == 1 else SUM)
+        if len(kinds) > _MOST_NODES:
+            raise file.error(line, f"at most {_MOST_NODES} nodes", "more")
         counts.append(len(below))
         children.extend(below)
         literals.append(literal)
@@ -179,6 +189,7 @@ class _Edges(NamedTuple):
 
 def _read_d4(file: LineFile, wanted: int | None) -> NegationNormalForm:
     kinds, node_lines = bytearray(), array("q")
+    odd = b"_" in file.data  # int() takes underscores
     number: dict[int, int] = {}
     leaves = set()
     sources, targets, counts = array("q"), array("q"), array("q")
@@ -202,9 +213,17 @@ def _read_d4(file: LineFile, wanted: int | None) -> NegationNormalForm:
                 leaves.add(len(kinds))
             number[name] = len(kinds)
             kinds.append(kind)
+            if len(kinds) > _MOST_NODES:
+                raise file.error(line, f"at most {_MOST_NODES} nodes", "more")
             node_lines.append(line)
             continue
-        numbers = file.signed(line, words[:-1], "the ids of parent and child, then literals")
+        try:
+            numbers = list(map(int, words[:-1]))
+            plain = not odd and max(map(len, words)) < 18
+        except ValueError:
+            plain = False
+        if not plain:
+            numbers = file.signed(line, words[:-1], "the ids of parent and child, then literals")
         if len(numbers) < 2:
             raise file.error(line, "parent child literals 0", b" ".join(words))
         if 0 in numbers[2:]:
