@@ -34,7 +34,7 @@ MAX_DIFFERENCE = 1e-5
 # Our warm sweep with gradient takes no longer than KLay's; the first value of a circuit of fewer
 # edges than this comes within so many CPU seconds of PySDD's.
 SMALL_EDGES, FIRST_GAP_S = 1000, 0.5
-CALLS = 100
+CALLS = 20
 
 
 def setup_peers() -> None:
@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     out = shared.base_parser("formulas", __doc__, (*CASES, "nnf"))
     shared.add_data_dir(out, "circuits/sdd_from_cnf/")
-    shared.add_peer(out, "KLay and PySDD", 7)
+    shared.add_peer(out, "KLay and PySDD", 40)
     return out
 
 
