@@ -57,13 +57,19 @@ if TYPE_CHECKING:
     from .operators import Cardinality as Cardinality
     from .operators import DykstraHybrid as DykstraHybrid
     from .operators import Elimination as Elimination
+    from .operators import Energy as Energy
+    from .operators import Entropy as Entropy
     from .operators import Flooding as Flooding
+    from .operators import Joint as Joint
+    from .operators import MostProbable as MostProbable
     from .operators import Or as Or
     from .operators import Parity as Parity
     from .operators import Residual as Residual
+    from .operators import Samples as Samples
     from .operators import Sequential as Sequential
     from .operators import TreeSweep as TreeSweep
     from .operators import infer as infer
+    from .operators import query as query
     from .operators import t_proj as t_proj
     from .projections import Cyclic as Cyclic
     from .projections import DouglasRachford as DouglasRachford
@@ -117,13 +123,19 @@ _HOME = {
         "Cardinality",
         "DykstraHybrid",
         "Elimination",
+        "Energy",
+        "Entropy",
         "Flooding",
+        "Joint",
+        "MostProbable",
         "Or",
         "Parity",
         "Residual",
+        "Samples",
         "Sequential",
         "TreeSweep",
         "infer",
+        "query",
         "t_proj",
     ),
     ".projections": (

@@ -20,14 +20,14 @@ PACKAGE = Path(klprojax.__file__).parent
 
 NAMES = {
     "klprojax": """
-        AbstractAdjoint AbstractMessageRule AlternatingProjections And Automaton
-        BeliefPropagation Cardinality ContradictionError Cyclic CyclicProjections
-        DiscreteModel DouglasRachford Dykstra DykstraHybrid Elimination FactorGraph Flooding
-        GradientReport GradientStep ImplicitAdjoint ModelFileError Or Parity
-        ProjectionDirection ProjectionStep RESULTS Residual Sequential Solution Structured
-        TreeSweep UnrolledAdjoint checks circuits codes compose condition delta_lift fit fitting
-        geometry graphs infer iterate left lifting load_model operators plots projections
-        read_evidence read_model right shipped_models t_proj t_spn training
+        AbstractAdjoint AbstractMessageRule AlternatingProjections And Automaton BeliefPropagation
+        Cardinality ContradictionError Cyclic CyclicProjections DiscreteModel DouglasRachford
+        Dykstra DykstraHybrid Elimination Energy Entropy FactorGraph Flooding GradientReport
+        GradientStep ImplicitAdjoint Joint ModelFileError MostProbable Or Parity ProjectionDirection
+        ProjectionStep RESULTS Residual Samples Sequential Solution Structured TreeSweep
+        UnrolledAdjoint checks circuits codes compose condition delta_lift fit fitting geometry
+        graphs infer iterate left lifting load_model operators plots projections query read_evidence
+        read_model right shipped_models t_proj t_spn training
     """,
     "klprojax.checks": """
         Check Registered check_function corollary_3_4_delta_lift corollary_3_4_gradient
@@ -68,18 +68,18 @@ NAMES = {
     """,
     "klprojax.geometry": """
         AbstractConstraint AbstractGenerator AbstractLeftConstraint AbstractRightConstraint
-        ConsensusFace ExponentialFamily
-        FixedPrecisionGaussian GaussianConsensus MarginalConstraints MomentConstraints
-        NegativeEntropy ProductFamily ProjectionResult bregman_divergence
-        consensus_of_copies i_projection kl_divergence log_marginal log_normalize
+        ConsensusFace ExponentialFamily FixedPrecisionGaussian GaussianConsensus MarginalConstraints
+        MomentConstraints NegativeEntropy ProductFamily ProjectionResult bregman_divergence
+        consensus_of_copies finite_part i_projection kl_divergence log_marginal log_normalize
         right_projection safe_log safe_logsumexp
     """,
     "klprojax.graphs": """
         AbstractMessageRule ConditionedModel ContradictionError DiscreteModel FactorGraph
-        GraphSignature GroupSignature ModelFileError ParityCheckMatrix ReplicatedLift
-        Structured Wiring condition dense_table load_model read_alist read_bif read_cnf
-        read_evidence read_fg read_model read_uai read_uai_mar read_uai_pr shipped_models
-        write_alist write_bif write_uai write_uai_evidence write_uai_mar write_uai_pr
+        GraphSignature GroupSignature ModelFileError ParityCheckMatrix ReplicatedLift Structured
+        Wiring condition dense_table load_model parse_evidence read_alist read_bif read_cnf
+        read_evidence read_fg read_model read_uai read_uai_mar read_uai_mmap read_uai_mpe read_uai_pr
+        shipped_models write_alist write_bif write_uai write_uai_evidence write_uai_mar
+        write_uai_mmap write_uai_mpe write_uai_pr
     """,
     "klprojax.lifting": """
         ActivationProjection Curvatures DeltaFactor DeltaLift ExpOutput LayerMessages
@@ -89,10 +89,10 @@ NAMES = {
         projection_messages table_sensitivities
     """,
     "klprojax.operators": """
-        AbstractIterativeSolver AbstractSolver
-        And Automaton BPState BeliefPropagation Cardinality DykstraHybrid Elimination
-        Flooding HybridState Or Parity Residual Sequential TreeSweep infer is_forest t_proj
-        t_proj_dense
+        AbstractIterativeSolver AbstractQuestion AbstractSolver And Automaton BPState
+        BeliefPropagation BestStates Cardinality DykstraHybrid Elimination Energy Entropy Flooding
+        HybridState Joint MostProbable Or Parity Residual Samples Sequential TooLargeError TreeSweep
+        infer is_forest query t_proj t_proj_dense
     """,
     "klprojax.plots": """
         circuit convergence dynamics factor_graph learning_curves

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from .._sharding import on_any_mesh
 from .._types import Scalar, VariableTables
-from ..geometry import log_normalize, safe_log
+from ..geometry import finite_part, log_normalize, safe_log
 from ._circuit import Circuit
 from ._kinds import explicit_or_method, require_explicit
 from ._leaves import AbstractContinuousLeaf, AbstractDiscreteLeaf
@@ -56,7 +56,7 @@ def entropy(
             total += jnp.sum(visits * group.family.entropy(theta))
         elif not is_indicator(group):
             log_probs = _leaf_posterior(circuit, k, theta, log_evidence)
-            own = -jnp.sum(jnp.exp(log_probs) * _finite(log_probs), axis=1)
+            own = -jnp.sum(jnp.exp(log_probs) * finite_part(log_probs), axis=1)
             total += jnp.sum(visits * own)
     return total
 
@@ -94,7 +94,7 @@ def kl_divergence(
     log_p = _log_gates(circuit, log_weights, p)
     log_q = _log_gates(circuit, other_log_weights, q)
     escaped = jnp.logical_and(p.edge_probs > 0, jnp.isneginf(log_q))
-    gaps = p.edge_probs * (_finite(log_p) - _finite(log_q))
+    gaps = p.edge_probs * (finite_part(log_p) - finite_part(log_q))
     total = jnp.sum(jnp.where(escaped, jnp.inf, gaps))
     evidence = circuit.log_evidence(dtype=log_weights.dtype)
     pairs = zip(
@@ -111,7 +111,7 @@ def kl_divergence(
             gaps = jnp.where(
                 jnp.logical_or(absent, escaped),
                 jnp.zeros_like(log_p),
-                jnp.exp(log_p) * (_finite(log_p) - _finite(log_q)),
+                jnp.exp(log_p) * (finite_part(log_p) - finite_part(log_q)),
             )
             gaps = jnp.where(escaped, jnp.inf, gaps)
             visits = p.visits[group.nodes]
@@ -188,15 +188,11 @@ def _leaf_posterior(circuit: Circuit, group: int, theta: Array, log_evidence) ->
 def _log_gates(circuit: Circuit, log_weights: Array, swept: Sweep) -> Array:
     """Logarithms of gates, also of those below the range of the format."""
     s = circuit.structure
-    totals = _finite(swept.log_values[s.parents[s.sum_edges]])
+    totals = finite_part(swept.log_values[s.parents[s.sum_edges]])
     terms = log_weights + swept.log_values[s.children[s.sum_edges]] - totals
     low = swept.gates < float(jnp.finfo(swept.gates.dtype).tiny) ** 0.5
     return jnp.where(low, terms, jnp.log(jnp.where(low, 1.0, swept.gates)))
 
 
-def _finite(log_values: Array) -> Array:
-    return jnp.where(jnp.isneginf(log_values), jnp.zeros_like(log_values), log_values)
-
-
 def _finite_log(probabilities: Array) -> Array:
-    return _finite(safe_log(probabilities))
+    return finite_part(safe_log(probabilities))

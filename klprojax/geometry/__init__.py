@@ -31,6 +31,9 @@ from ._generators import (
     bregman_divergence as bregman_divergence,
 )
 from ._log_table import (
+    finite_part as finite_part,
+)
+from ._log_table import (
     kl_divergence as kl_divergence,
 )
 from ._log_table import (

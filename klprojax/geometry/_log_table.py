@@ -69,6 +69,18 @@ def safe_log(probabilities: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1.0, probabilities)))
 
 
+def finite_part(log_table: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Replace ``-inf`` by 0, with derivative 0 there: ``exp(a) * finite_part(a)`` is never NaN.
+
+    Args:
+        log_table: natural logarithms of non-negative numbers. NaN is passed on.
+
+    Returns:
+        Finite numbers (nats).
+    """
+    return jnp.where(jnp.isneginf(log_table), 0.0, log_table)
+
+
 def log_normalize(
     log_table: Float[Array, "*states"],
     axis: int | tuple[int, ...] | None = None,

@@ -1,10 +1,11 @@
-"""Condition a model on hard evidence and drop what cannot happen, before any inference.
+"""Condition a model on evidence and drop what cannot happen, before any inference.
 
 Observed variables are sliced away; then states that no factor supports are removed until nothing
 changes, and variables left with one state disappear. Marginals and partition function are those of
 the conditioned model, its tables often far smaller.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,13 +44,32 @@ class ConditionedModel:
             out[v][self.states[v]] = np.asarray(marginal, np.float64)
         return out
 
+    def expand_states(self, states: Any) -> np.ndarray:
+        """States of all original variables from those of the reduced model.
+
+        Args:
+            states: ``[..., variables that were left]``, state numbers; -1 stays.
+
+        Returns:
+            ``[..., variables]``, int32.
+        """
+        states = np.asarray(states)
+        out = np.empty((*states.shape[:-1], len(self.states)), np.int32)
+        for v, possible in enumerate(self.states):
+            out[..., v] = np.flatnonzero(possible)[0]
+        for k, v in enumerate(self.kept):
+            numbers = np.flatnonzero(self.states[v])
+            out[..., v] = np.where(states[..., k] < 0, -1, numbers[states[..., k]])
+        return out
+
 
 def condition(model: DiscreteModel, evidence: Mapping[Any, Any] | None = None) -> ConditionedModel:
     """Fix observed variables, then remove impossible states and variables with one state.
 
     Args:
         model: any discrete model.
-        evidence: state of each observed variable, numbers or names.
+        evidence: of each observed variable, numbers or names, its state or a log-table (soft
+            evidence, nats), which becomes one more factor.
 
     Returns:
         The reduced model with its map back.
@@ -67,9 +87,20 @@ def condition(model: DiscreteModel, evidence: Mapping[Any, Any] | None = None) -
     """
     check_model(model)
     states = [np.ones(card, bool) for card in model.cardinalities]
-    for v, state in model.evidence(evidence or {}).items():
-        states[v][:] = False
-        states[v][state] = True
+    soft = {}
+    for v, known in model.evidence(evidence or {}).items():
+        if np.ndim(known):
+            soft[v] = known
+        else:
+            states[v][:] = False
+            states[v][known] = True
+    if soft:
+        model = dataclasses.replace(
+            model,
+            scopes=(*model.scopes, *((v,) for v in soft)),
+            log_tables=(*model.log_tables, *soft.values()),
+            kind="MARKOV",
+        )
     _propagate(model, states, bool(evidence))
 
     kept = [v for v, possible in enumerate(states) if possible.sum() > 1]

@@ -202,19 +202,22 @@ class DiscreteModel:
             )
         return index
 
-    def evidence(self, observed: Mapping[Any, Any]) -> dict[int, int]:
+    def evidence(self, observed: Mapping[Any, Any]) -> dict[int, Any]:
         """Turn observations by name or index into a dictionary of indices.
 
         Args:
-            observed: state (name or index) of each observed variable (name or index).
+            observed: of each observed variable (name or index) its state (name or index), or a
+                log-table ``[states]`` in nats (soft evidence).
 
         Returns:
-            State index of each observed variable index, in the order given.
+            State index or log-table of each observed variable index, in the order given: what
+            `FactorGraph.log_evidence` takes.
 
         Raises:
-            ValueError: for an unknown variable or state, or one variable given twice.
+            ValueError: for an unknown variable or state, one variable given twice, or a table of
+                the wrong length or with NaN or +inf.
         """
-        indices: dict[int, int] = {}
+        indices: dict[int, Any] = {}
         for variable, state in observed.items():
             position = self.variable_index(variable)
             if position in indices:
@@ -222,8 +225,20 @@ class DiscreteModel:
                     f"Variable {self.variable_names[position]!r} is observed twice; once by name "
                     "and once by index."
                 )
-            indices[position] = self.state_index(position, state)
+            if np.ndim(state):
+                indices[position] = self._soft(position, state)
+            else:
+                indices[position] = self.state_index(position, state)
         return indices
+
+    def _soft(self, position: int, log_table: Any) -> np.ndarray:
+        table = np.asarray(log_table, np.float64)
+        if table.shape != (self.cardinalities[position],) or not (table < np.inf).all():
+            raise ValueError(
+                f"Soft evidence on {self.variable_names[position]!r} is {log_table!r}; expected "
+                f"{self.cardinalities[position]} logarithms, one per state, none NaN or +inf."
+            )
+        return table
 
     def to_graph(self, dtype: Any = None) -> tuple["FactorGraph", "FactorTables"]:
         """Split the model into structure and numbers.

@@ -22,11 +22,11 @@ from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
 from .._variables import put
 from ..graphs import FactorGraph
-from ._contraction import BeyondMemory, contract_graph
-from ._elimination_plan import EliminationPlan, plan_elimination, size_in_words
+from ._elimination_plan import EliminationPlan, plan_elimination
 from ._elimination_sweeps import Route, sweep
 from ._messages import batched, dense
-from ._solver import AbstractSolver, verdict
+from ._solver import AbstractSolver, TooLargeError, size_in_words, verdict
+from .contraction import BeyondMemory, contract_graph
 
 
 class Elimination(AbstractSolver):
@@ -46,7 +46,7 @@ class Elimination(AbstractSolver):
         memory_limit: bytes that all tables, or the program and its buffers, may take.
 
     Raises (when used):
-        ValueError: the predicted size exceeds ``memory_limit``; the message says by how much.
+        TooLargeError: the predicted size exceeds ``memory_limit``; the message says by how much.
 
     Log-probabilities and their derivatives keep their digits far below the float range; `-inf` is
     an excluded state. Where marginals underflow, a second, slower sweep is made for that.
@@ -118,13 +118,7 @@ class Elimination(AbstractSolver):
         try:
             found = contract_graph(graph, tables, evidence, factor_beliefs, self.memory_limit)
         except BeyondMemory as error:
-            raise ValueError(
-                f"Elimination needs at least {size_in_words(error.needed)}, its largest table with "
-                f"2^{math.log2(error.largest):.1f} entries and 2^{math.log2(error.products):.1f} "
-                f"products to form, beyond memory_limit = {size_in_words(self.memory_limit)}. "
-                "Raise Elimination(memory_limit=...), condition on more evidence, or use "
-                "BeliefPropagation()."
-            ) from None
+            raise too_large(error, self.memory_limit) from None
         result = RESULTS.successful
         if found.log_partition == -math.inf:
             result = RESULTS.contradiction
@@ -161,6 +155,16 @@ class Elimination(AbstractSolver):
         )
         itemsize = log_potentials[0].dtype.itemsize if log_potentials else 8
         return plan_elimination(graph, shared, itemsize, self.memory_limit)
+
+
+def too_large(error: BeyondMemory, memory_limit: float) -> TooLargeError:
+    """What users are told."""
+    return TooLargeError(
+        f"Elimination needs at least {size_in_words(error.needed)}, its largest table with "
+        f"2^{math.log2(error.largest):.1f} entries and 2^{math.log2(error.products):.1f} "
+        f"products to form, beyond memory_limit = {size_in_words(memory_limit)}. Raise "
+        "memory_limit, condition on more evidence, or use BeliefPropagation()."
+    )
 
 
 def _on_this_cpu(table: Array | np.ndarray) -> bool:

@@ -89,6 +89,7 @@ def greedy_order(
     criterion: str,
     limit_log2: float,
     parallel: bool = False,
+    kept: frozenset[int] = frozenset(),
 ) -> list[Cluster]:
     """Order all variables greedily.
 
@@ -96,6 +97,7 @@ def greedy_order(
         criterion: "fill", "weighted-fill" or "weight".
         limit_log2: give up at a table of more than ``2**limit_log2`` entries.
         parallel: first remove independent sets of variables with small clusters, in rounds.
+        kept: variables left out of the order.
 
     Raises:
         TooWide: a table beyond the limit.
@@ -104,7 +106,7 @@ def greedy_order(
     order: list[Cluster] = []
     if parallel:
         _remove_in_rounds(graph, criterion, order)
-    current = {v: graph.cost(v, criterion) for v in graph.adjacent}
+    current = {v: graph.cost(v, criterion) for v in graph.adjacent if v not in kept}
     heap = [(cost, v) for v, cost in current.items()]
     heapq.heapify(heap)
     while heap:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Int
 
 from ..graphs import FactorGraph
 from ._elimination_order import Cluster, TooWide, best_order
+from ._solver import TooLargeError, size_in_words
 
 # Cells 0 and 1 hold log 1 and log 0: what padding reads.
 ONE, ZERO = 0, 1
@@ -101,7 +102,7 @@ def plan_elimination(
     try:
         order = best_order(cards, scopes, math.log2(max(memory_limit / (4 * INPUTS), 1)))
     except TooWide as wide:
-        raise ValueError(
+        raise TooLargeError(
             f"Elimination needs a table over {len(wide.variables)} variables with at least "
             f"2^{wide.log2_entries:.1f} entries "
             f"({size_in_words(4 * INPUTS * 2**wide.log2_entries)}), beyond memory_limit = "
@@ -115,7 +116,7 @@ def plan_elimination(
     needed = sum(rows) * (4 * (INPUTS * states + 1) + 4 * itemsize)
     if needed > memory_limit:
         width = 1 + len(order[int(np.argmax(sizes))].neighbours)
-        raise ValueError(
+        raise TooLargeError(
             f"Elimination needs tables of {sum(sizes):,} entries in all, the largest over "
             f"{width} variables with {max(sizes):,} ({size_in_words(needed)} for program and "
             f"buffers), beyond memory_limit = {size_in_words(memory_limit)}. Raise "
@@ -314,12 +315,3 @@ def _ownership(
 def _chosen_width(sizes: list[int], reads: int) -> int:
     options = [2**k for k in range(5, 17)]
     return min(options, key=lambda w: sum(-(-n // w) for n in sizes) * (w * reads + STEP_COST))
-
-
-def size_in_words(size: float) -> str:
-    """Bytes in the unit that suits."""
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} PiB"

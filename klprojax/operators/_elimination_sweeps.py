@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from .._adjoint import everywhere
 from .._types import Scalar
-from ..geometry import safe_log, safe_logsumexp
+from ..geometry import finite_part, safe_log, safe_logsumexp
 from ._elimination_plan import EliminationPlan
 
 Route: TypeAlias = Literal["linear", "log", "either"]
@@ -84,7 +84,7 @@ def _derivatives(first, route, primals, tangents):
     # The logarithm's slope 1/p in these units. It is 0 where p is, and its own derivative no power
     # of 1/p, which overflows long before p underflows.
     gone = jnp.isneginf(out.log_marginals)
-    ratio = _finite(_given(plan, units)) - jnp.where(gone, 0.0, out.log_marginals)
+    ratio = finite_part(_given(plan, units)) - jnp.where(gone, 0.0, out.log_marginals)
     # HIGHEST: accelerators would otherwise round float32 to 10 bits.
     slope = jnp.dot(jnp.exp(out.log_marginals), d_flat, precision=lax.Precision.HIGHEST)
     return out, Marginals(
@@ -217,11 +217,11 @@ def _upward_along(
         owner = plan.owner[step]
         start = plan.first[step]
         sources = lax.dynamic_slice_in_dim(plan.sources, start, slots)
-        level = jnp.sum(_finite(tops[sources]), axis=1)
+        level = jnp.sum(finite_part(tops[sources]), axis=1)
         index, terms = _terms(plan, cells, step)
         sums = safe_logsumexp(terms, axis=0)
         if along is not None:
-            parts = _parts(plan, index, terms - _finite(sums)[None], along[1], step)
+            parts = _parts(plan, index, terms - finite_part(sums)[None], along[1], step)
             tangent = jnp.sum(parts * tangents[index], axis=(0, 1))
             tangents = _write(plan, tangents, tangent, step)
         rows = sums - level[owner]
@@ -232,7 +232,7 @@ def _upward_along(
         return (cells, tops, tangents), None
 
     (cells, tops, tangents), _ = lax.scan(up, (cells, tops, tangents), _counter(plan))
-    gauge = jnp.sum(_finite(tops)) - jnp.sum(_finite(tops[plan.root_tables]))
+    gauge = jnp.sum(finite_part(tops)) - jnp.sum(finite_part(tops[plan.root_tables]))
     return jnp.sum(cells[plan.roots]) + gauge, cells, tangents
 
 
@@ -243,7 +243,7 @@ def _marginals(plan: EliminationPlan, cells: Array) -> Array:
     def down(slopes, step):
         slope = _rows(plan, slopes, step)
         index, terms = _terms(plan, cells, step)
-        top = _finite(jnp.max(terms, axis=0))
+        top = finite_part(jnp.max(terms, axis=0))
         weights = jnp.exp(terms - top[None])
         total = jnp.sum(weights, axis=0)
         share = weights * (slope / jnp.where(total == 0.0, 1.0, total))[None]
@@ -265,7 +265,7 @@ def _log_marginals(plan: EliminationPlan, cells: Array) -> Array:
         shares = shares + (safe_log(_rows(plan, sums, step)) + _rows(plan, tops, step))[None]
         before = tops[index]
         tops = tops.at[index].max(jnp.broadcast_to(shares, index.shape))
-        after = _finite(tops[index])
+        after = finite_part(tops[index])
         # Written, not multiplied: a cell that several rows read is scaled once.
         sums = sums.at[index].set(sums[index] * jnp.exp(before - after))
         return (tops, sums.at[index].add(jnp.exp(shares[None] - after))), None
@@ -314,14 +314,14 @@ def _in_units_of_direction(
 
 def _parts(plan: EliminationPlan, index: Array, log_shares: Array, units: Array, step: Array):
     """What each summand of a row adds to the cells it reads, both in their units."""
-    apart = _rows(plan, units, step)[None, None] - _finite(units[index])
+    apart = _rows(plan, units, step)[None, None] - finite_part(units[index])
     return jnp.exp(log_shares[None] + apart)
 
 
 def _log_shares(plan: EliminationPlan, cells: Array, step: Array) -> tuple[Array, Array]:
     """Logarithms of the part that each summand has in its row's sum."""
     index, terms = _terms(plan, cells, step)
-    return index, terms - _finite(safe_logsumexp(terms, axis=0))[None]
+    return index, terms - finite_part(safe_logsumexp(terms, axis=0))[None]
 
 
 def _terms(plan: EliminationPlan, cells: Array, step: Array) -> tuple[Array, Array]:
@@ -352,8 +352,3 @@ def _rows(plan: EliminationPlan, cells: Array, step: Array) -> Array:
 def _write(plan: EliminationPlan, cells: Array, rows: Array, step: Array) -> Array:
     start = plan.inputs + step * plan.index.shape[3]
     return lax.dynamic_update_slice(cells, rows, (start,))
-
-
-def _finite(log_values: Array) -> Array:
-    """The numbers, 0 for `-inf`."""
-    return jnp.where(jnp.isneginf(log_values), 0.0, log_values)

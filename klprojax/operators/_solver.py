@@ -14,6 +14,10 @@ from .._types import FactorTables, VariableTables
 from ..graphs import DiscreteModel, FactorGraph
 
 
+class TooLargeError(ValueError):
+    """Exact inference would take more memory than it may; the message says how much."""
+
+
 class AbstractSolver(eqx.Module):
     """An inference operator: log-potentials and evidence in, `Solution` out."""
 
@@ -128,3 +132,12 @@ def verdict(
         result = RESULTS.where(rounding, RESULTS.limited_by_rounding, result)
     result = RESULTS.where(empty, RESULTS.contradiction, result)
     return RESULTS.where(broken, RESULTS.nonfinite, result)
+
+
+def size_in_words(size: float) -> str:
+    """Bytes in the unit that suits."""
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} PiB"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import klprojax as kp
 from klprojax.cli._app import app
-from klprojax.graphs import read_uai_mar, read_uai_pr, write_uai
+from klprojax.graphs import read_uai_mar, read_uai_mmap, read_uai_mpe, read_uai_pr, write_uai
 
 runner = CliRunner()
 
@@ -191,3 +191,83 @@ def test_files_that_need_a_repair_or_an_encoding(tmp_path, repair, row, expected
     # a sum of two products, each rounded
     np.testing.assert_allclose(marginals["b"][0], expected, rtol=1e-14)
     np.testing.assert_allclose(marginals["größe"], [0.5, 0.5], rtol=1e-14)
+
+
+def test_best_states_of_the_model_given_evidence(tmp_path):
+    out = tmp_path / "out.json"
+    result = infer(
+        "asia", "--task", "map", "--best", 3, "--evidence", "dysp=yes", "--json", out,
+        "--uai-output", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    content = json.loads(out.read_text())
+    model = kp.load_model("asia")
+    # All 128 states that agree with the evidence, by multiplying the tables.
+    weights = {}
+    for state in np.ndindex(model.cardinalities):
+        if state[7] == 0:
+            terms = zip(model.scopes, model.log_tables, strict=True)
+            weights[state] = sum(t[tuple(state[v] for v in scope)] for scope, t in terms)
+    best = sorted(weights, key=lambda state: -weights[state])[:3]
+    names = [[model.state_names[v][s] for v, s in enumerate(state)] for state in best]
+    assert content["states"] == names
+    log_z = np.log(sum(map(np.exp, weights.values())))
+    wanted = [weights[state] - log_z for state in best]
+    np.testing.assert_allclose(content["log_probability"], wanted, atol=1e-12)
+    assert read_uai_mpe(tmp_path / "asia.MPE") == best[0]
+
+
+def test_marginal_map_samples_and_joints(tmp_path):
+    out = tmp_path / "out.json"
+
+    def ask(*arguments):
+        result = infer("asia", *arguments, "--json", out)
+        assert result.exit_code == 0, result.output
+        return json.loads(out.read_text())
+
+    soft = '{"xray": [0.9, 0.1], "smoke": "no"}'
+    pair = ask("--query", "lung,bronc", "--method", "exact", "--evidence", soft)
+    assert list(pair["marginals"]) == ["lung", "bronc"]
+    joint = dict(
+        zip(map(tuple, pair["joint"]["states"]), pair["joint"]["probability"], strict=True)
+    )
+    model = kp.load_model("asia")
+    graph, tables = model.to_graph(np.float64)
+    known = model.evidence({"xray": np.log([0.9, 0.1]), "smoke": "no"})
+    evidence = graph.log_evidence(known, np.float64)
+    numbers = [model.variable_index(name) for name in ("lung", "bronc")]
+    wanted = np.exp(kp.query(graph, tables, kp.Joint(numbers), log_evidence=evidence))
+    for (a, b), p in joint.items():
+        states = [model.state_index(v, s) for v, s in zip(numbers, (a, b), strict=True)]
+        np.testing.assert_allclose(p, wanted[tuple(states)], atol=1e-12)
+    best = ask(
+        "--task", "marginal-map", "--query", "lung,bronc", "--evidence", soft,
+        "--uai-output", tmp_path,
+    )  # fmt: skip
+    assert tuple(best["states"][0]) == max(joint, key=joint.get)
+    np.testing.assert_allclose(np.exp(best["log_probability"]), max(joint.values()), atol=1e-12)
+    assert set(read_uai_mmap(tmp_path / "asia.MMAP")) == set(numbers)
+    drawn = ask("--task", "sample", "--count", 7, "--seed", 1, "--evidence", "smoke=no")
+    assert [row[2] for row in drawn["states"]] == ["no"] * 7
+    assert drawn == ask("--task", "sample", "--count", 7, "--seed", 1, "--evidence", "smoke=no")
+    assert ask("--task", "partition", "--method", "exact")["marginals"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "map", "--method", "bp"], "is exact"),
+        (["--task", "marginal-map"], "--query"),
+        (["--query", "smok"], "'smok'"),
+        (["--query", "smoke,smoke"], "twice"),
+        (["--evidence", "smoke=no", "--evidence", "smoke=yes"], "observed twice"),
+        (["--evidence", "smoke"], "NAME=STATE"),
+        (["--evidence", '{"smoke": [0, 0]}'], "weights"),
+        (["--evidence", '{"smoke": [1e999, 1]}'], "weights"),
+        (["--task", "map", "--memory-limit", "1e-9"], "memory_limit"),
+    ],
+)
+def test_bad_queries_are_status_2(arguments, message):
+    result = infer("asia", *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import klprojax
 from klprojax import ContradictionError, DiscreteModel, Elimination, condition, infer
 from tests.operators._enumeration import enumerate_exact, joint_log_table, models
 
@@ -188,3 +189,33 @@ def test_the_model_given_is_left_alone():
     condition(model, {2: 1})
     for table, kept in zip(model.log_tables, before, strict=True):
         np.testing.assert_array_equal(table, kept)
+
+
+def test_soft_evidence_is_one_more_factor():
+    model = klprojax.load_model("asia")
+    soft = np.log([0.9, 0.1])
+    excluded = np.array([0.0, -np.inf])
+    reduced = klprojax.condition(model, {"xray": soft, "smoke": excluded})
+    assert model.variable_index("smoke") not in reduced.kept
+    graph, tables = reduced.model.to_graph(np.float64)
+    got = klprojax.infer(graph, tables, klprojax.Elimination())
+    whole, log_potentials = model.to_graph(np.float64)
+    known = whole.log_evidence(model.evidence({"xray": soft, "smoke": excluded}), np.float64)
+    want = klprojax.infer(whole, log_potentials, klprojax.Elimination(), log_evidence=known)
+    np.testing.assert_allclose(got.log_partition, want.log_partition, atol=1e-14)
+    expanded = reduced.expand(graph.unpack_variables(got.marginals))
+    for one, two in zip(expanded, whole.unpack_variables(want.marginals), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-14)
+    with pytest.raises(ValueError, match=r"'xray'.*2 logarithms"):
+        klprojax.condition(model, {"xray": [0.0, 0.0, 0.0]})
+
+
+def test_states_expand_to_all_variables():
+    model = klprojax.load_model("asia")
+    reduced = klprojax.condition(model, {"either": "no"})
+    states = reduced.expand_states([[1] * len(reduced.kept), [-1] * len(reduced.kept)])
+    assert states.shape == (2, 8)
+    # Without tuberculosis and cancer: the only states left.
+    assert [model.state_names[v][states[0, v]] for v in (1, 3, 5)] == ["no"] * 3
+    assert states[0, list(reduced.kept)].tolist() == [1] * len(reduced.kept)
+    assert states[1, list(reduced.kept)].tolist() == [-1] * len(reduced.kept)

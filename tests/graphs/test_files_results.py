@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 from klprojax.graphs._files import (
     ModelFileError,
     read_uai_mar,
+    read_uai_mmap,
+    read_uai_mpe,
     read_uai_pr,
     write_uai_mar,
+    write_uai_mmap,
+    write_uai_mpe,
     write_uai_pr,
 )
 
@@ -125,3 +129,31 @@ def test_remarks_marks_and_case_do_not_matter(tmp_path):
     marginals = read_uai_mar(write(tmp_path, "\ufeffmar # of asia\n1\n2 .25 .75 # x\n"))
     assert [m.tolist() for m in marginals] == [[0.25, 0.75]]
     assert read_uai_pr(write(tmp_path, "\ufeff# log10\nPr\n0 # exact\n")) == 0.0
+
+
+@pytest.mark.parametrize("name", ["a.MPE", "a.MPE.gz"])
+def test_best_states_round_trip(tmp_path, name):
+    write_uai_mpe(tmp_path / name, np.array([0, 3, 1]))
+    assert read_uai_mpe(tmp_path / name) == (0, 3, 1)
+    write_uai_mmap(tmp_path / "a.MMAP", {4: 1, 0: 2})
+    assert (tmp_path / "a.MMAP").read_text() == "MMAP\n2 4 1 0 2\n"
+    assert read_uai_mmap(tmp_path / "a.MMAP") == {4: 1, 0: 2}
+    with pytest.raises(ValueError, match=">= 0"):
+        write_uai_mpe(tmp_path / name, [-1])
+
+
+@pytest.mark.parametrize(
+    ("reader", "text", "message"),
+    [
+        (read_uai_mpe, "MAR\n1 0\n", "expected MPE"),
+        (read_uai_mpe, "MPE\n9 0 1\n", "fits 2 tokens"),
+        (read_uai_mpe, "MPE\n1 0 1\n", "fewer states"),
+        (read_uai_mpe, "MPE\n1 x\n", "the state of each variable"),
+        (read_uai_mmap, "MMAP\n2 0 1 0 1\n", "each variable once"),
+        (read_uai_mmap, "MMAP\n1 0\n", "fits 1 tokens"),
+    ],
+)
+def test_broken_files_of_best_states_are_told(tmp_path, reader, text, message):
+    (tmp_path / "a").write_text(text)
+    with pytest.raises(ModelFileError, match=message):
+        reader(tmp_path / "a")

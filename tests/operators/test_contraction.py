@@ -8,10 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klprojax import Elimination, FactorGraph, Parity, Structured, infer
-from klprojax.operators import _scaled_tables
-from klprojax.operators._contraction import contract
-from klprojax.operators._contraction_tree import find_tree
-from klprojax.operators._scaled_tables import ScaledTable, from_logs, multiply, plan_step
+from klprojax.operators.contraction import _scaled_tables, contract
+from klprojax.operators.contraction._scaled_tables import (
+    ScaledTable,
+    from_logs,
+    multiply,
+    plan_step,
+)
+from klprojax.operators.contraction._tree import find_tree
 from tests.reference.elimination import eliminate
 
 SEEDS = st.integers(0, 2**32 - 1)

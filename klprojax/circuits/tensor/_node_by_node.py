@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from ...geometry import safe_logsumexp
+from ...geometry import finite_part, safe_logsumexp
 from ._log_matmul import Shifted, finite_max
 from ._structure import TensorStructure
 
@@ -170,10 +170,6 @@ def _children(place: _Place, array: Array) -> Array:
     return array.at[place.children].get(mode="fill", fill_value=0)
 
 
-def _finite(log_values: Array) -> Array:
-    return jnp.where(jnp.isneginf(log_values), jnp.zeros_like(log_values), log_values)
-
-
 # -- sums: weights ``[out, in]`` of the product of the children ------------------------------------
 
 
@@ -193,7 +189,7 @@ def _sum_value(place: _Place, own: _Tables, values: Shifted) -> Shifted:
 
 def _shares(place: _Place, own: _Tables, values: Shifted) -> Array:
     terms, _ = _terms(place, own, values)
-    return jnp.exp(terms - _finite(values.rest[place.node])[:, None])
+    return jnp.exp(terms - finite_part(values.rest[place.node])[:, None])
 
 
 def _sum_by_weights(place: _Place, own: _Tables, values: Shifted, moved: _Tables) -> Array:
@@ -230,7 +226,7 @@ def _mixture_value(place: _Place, own: _Tables, values: Shifted) -> Shifted:
 
 def _unit_shares(place: _Place, own: _Tables, values: Shifted) -> Array:
     terms = _unit_terms(place, own, values, place.node)
-    return jnp.exp(terms - _finite(values.rest[place.node])[None])
+    return jnp.exp(terms - finite_part(values.rest[place.node])[None])
 
 
 def _mixture_by_weights(place: _Place, own: _Tables, values: Shifted, moved: _Tables) -> Array:

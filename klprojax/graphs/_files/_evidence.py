@@ -1,8 +1,11 @@
-"""Evidence files: UAI `.evid` in both layouts, or a JSON object."""
+"""Evidence: UAI `.evid` files in both layouts, JSON objects, `NAME=STATE`."""
 
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from klprojax.graphs._files._errors import ModelFileError
 from klprojax.graphs._files._text import (
@@ -26,13 +29,14 @@ def read_evidence(
     *,
     max_bytes: int = _MAX_BYTES,
     encoding: str | None = None,
-) -> dict[int, int]:
-    """Read hard evidence for a model.
+) -> dict[int, Any]:
+    """Read evidence for a model.
 
     Three layouts are told apart by their content: the UAI layouts `k v x v x ...` and `1`,
     newline, `k v x v x ...` (one sample), and a JSON object `{variable: state}` with variable
-    names as keys and state names or indices as values. `.gz` of each opens directly. In the UAI
-    layouts text after `#` is a remark, and an empty file observes nothing.
+    names as keys and, as values, state names or indices (hard evidence) or lists of weights >= 0,
+    one per state (soft evidence, linear space). `.gz` of each opens directly. In the UAI layouts
+    text after `#` is a remark, and an empty file observes nothing.
 
     Args:
         path: the file.
@@ -41,7 +45,8 @@ def read_evidence(
         encoding: of a file that is not UTF-8, `"latin-1"` for example.
 
     Returns:
-        State index of each observed variable index.
+        Of each observed variable index its state index, or its log-table in nats: what `condition`
+        and `FactorGraph.log_evidence` take.
 
     Raises:
         ModelFileError: if the file breaks the format, names an unknown variable or state, or
@@ -87,7 +92,38 @@ def _read_uai(stream: TokenStream, model: DiscreteModel) -> dict[int, int]:
     return evidence
 
 
-def _read_json(path: str | os.PathLike[str], data: bytes, model: DiscreteModel) -> dict[int, int]:
+def parse_evidence(text: str, model: DiscreteModel) -> dict[int, Any]:
+    """Read evidence from text: `NAME=STATE`, or a JSON object as `read_evidence` takes it.
+
+    Args:
+        text: names or indices of a variable and a state around the first `=`, or the object.
+        model: the model that the evidence speaks about.
+
+    Returns:
+        As `read_evidence`.
+
+    Raises:
+        ValueError: for anything else, or an unknown variable or state; close names are listed.
+    """
+    if text.lstrip()[:1] == "{":
+        return _read_json("evidence", text.encode(), model)
+    variable, mark, state = (part.strip() for part in text.partition("="))
+    if not mark:
+        raise ValueError(
+            f"The evidence {text!r} is no file; expected NAME=STATE, or "
+            '{"NAME": "STATE", "OTHER": [weight, ...]}.'
+        )
+    return model.evidence({_name(model, variable): state})
+
+
+def _name(model: DiscreteModel, variable: str) -> str | int:
+    """A variable's name, or its number if none has that name."""
+    if variable not in model.variable_names and variable.isascii() and variable.isdigit():
+        return int(variable)
+    return variable
+
+
+def _read_json(path: str | os.PathLike[str], data: bytes, model: DiscreteModel) -> dict[int, Any]:
     shape = 'an object {"variable": "state", ...}'
     pairs: list[tuple[str, object]] = []
 
@@ -119,7 +155,7 @@ def _read_json(path: str | os.PathLike[str], data: bytes, model: DiscreteModel) 
         line = text.count("\n", 0, offset) + 1 if offset >= 0 else None
         return ModelFileError(path, line, expected, got, fix)
 
-    evidence: dict[int, int] = {}
+    evidence: dict[int, Any] = {}
     for key, state in pairs:
         try:
             variable = model.variable_index(key)
@@ -127,8 +163,15 @@ def _read_json(path: str | os.PathLike[str], data: bytes, model: DiscreteModel) 
             raise fail(key, "a variable of the model", show(key), _hint(error)) from None
         if variable in evidence:
             raise fail(key, "each variable once", f"{show(key)} twice")
+        if isinstance(state, list) and all(type(w) in (int, float) for w in state):
+            count = model.cardinalities[variable]
+            log_table = _logs(state, count)
+            if log_table is None:
+                raise fail(key, f"{count} finite weights >= 0, not all 0", show(str(state)))
+            evidence[variable] = log_table
+            continue
         if isinstance(state, bool) or not isinstance(state, str | int):
-            kinds = "a state name or index"
+            kinds = "a state name or index, or weights,"
             raise fail(key, f"{kinds} for {show(key)}", _json_kind(state))
         try:
             evidence[variable] = model.state_index(variable, state)
@@ -136,6 +179,18 @@ def _read_json(path: str | os.PathLike[str], data: bytes, model: DiscreteModel) 
             expected = f"a state of variable {show(key)}"
             raise fail(key, expected, show(str(state)), _hint(error)) from None
     return evidence
+
+
+def _logs(weights: list[float], count: int) -> np.ndarray | None:
+    """Logarithms of weights, if they are one per state and not all 0."""
+    try:
+        table = np.asarray(weights, np.float64)
+    except OverflowError:
+        return None
+    if table.shape != (count,) or not (table >= 0).all() or not 0 < table.max() < np.inf:
+        return None
+    with np.errstate(divide="ignore"):
+        return np.log(table)
 
 
 def _json_kind(value: object) -> str:

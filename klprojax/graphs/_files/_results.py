@@ -1,16 +1,17 @@
-"""Result files of the UAI competitions: MAR (marginals) and PR (log10 of the partition sum)."""
+"""Result files of the UAI competitions: MAR (marginals), PR (log10 of the sum), MPE and MMAP."""
 
 import decimal
 import math
 import os
-from collections.abc import Iterable
-from typing import Any, SupportsFloat
+from collections.abc import Iterable, Mapping
+from typing import Any, SupportsFloat, SupportsInt
 
 import numpy as np
 
 from klprojax.graphs._files._text import (
     MAX_BYTES,
     BadNumber,
+    TokenStream,
     parse_numbers,
     read_tokens,
     write_bytes,
@@ -63,12 +64,7 @@ def read_uai_mar(
     Raises:
         ModelFileError: if the file breaks the format, with the line.
     """
-    stream = read_tokens(path, max_bytes)
-    if stream.take(1, "MAR")[0].upper() != b"MAR":
-        raise stream.error(-1, "MAR", "is it another kind of result file?")
-    count = stream.integer("the number of variables")
-    if 2 * count > stream.left:
-        raise stream.error(-1, f"a number of variables that fits {stream.left} tokens")
+    stream, count = _start(path, max_bytes, "MAR", 2)
     marginals = []
     for index in range(count):
         states = stream.integer(f"the number of states of variable {index}")
@@ -135,3 +131,93 @@ def read_uai_pr(path: str | os.PathLike[str], *, max_bytes: int = 2**20) -> floa
     exact = _DECIMAL.create_decimal(token.decode("ascii"))
     # an exponent that Decimal cannot hold belongs to a number that float64 rounds to 0
     return float(_DECIMAL.multiply(exact, _LN10)) if exact.is_finite() else value
+
+
+def write_uai_mpe(path: str | os.PathLike[str], states: Iterable[SupportsInt]) -> None:
+    """Write a most probable assignment as a UAI result file: `MPE`, then the count and the states.
+
+    Args:
+        path: the file to write (`.MPE`, `.gz` too); replaced if it exists.
+        states: state number of each variable, in order.
+
+    Raises:
+        ValueError: for a negative state.
+    """
+    numbers = [int(state) for state in states]
+    _write_numbers(path, "MPE", [len(numbers), *numbers])
+
+
+def read_uai_mpe(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> tuple[int, ...]:
+    """Read a most probable assignment from a UAI result file (`.MPE`, `.gz` too).
+
+    Args:
+        path: the file.
+        max_bytes: limit on the unpacked size.
+
+    Returns:
+        State number of each variable.
+
+    Raises:
+        ModelFileError: if the file breaks the format, with the line.
+    """
+    stream, count = _start(path, max_bytes, "MPE", 1)
+    states = stream.integers(count, "the state of each variable")
+    stream.expect_end("the count promises fewer states")
+    return tuple(states)
+
+
+def write_uai_mmap(path: str | os.PathLike[str], states: Mapping[int, int]) -> None:
+    """Write a marginal MAP assignment as a UAI result file: `MMAP`, the count, `v x v x ...`.
+
+    Args:
+        path: the file to write (`.MMAP`, `.gz` too); replaced if it exists.
+        states: state number of each variable number that was maximised over.
+
+    Raises:
+        ValueError: for a negative number.
+    """
+    pairs = [number for pair in states.items() for number in map(int, pair)]
+    _write_numbers(path, "MMAP", [len(states), *pairs])
+
+
+def read_uai_mmap(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> dict[int, int]:
+    """Read a marginal MAP assignment from a UAI result file (`.MMAP`, `.gz` too).
+
+    Args:
+        path: the file.
+        max_bytes: limit on the unpacked size.
+
+    Returns:
+        State number of each variable number.
+
+    Raises:
+        ModelFileError: if the file breaks the format, with the line, or has a variable twice.
+    """
+    stream, count = _start(path, max_bytes, "MMAP", 2)
+    out: dict[int, int] = {}
+    for _ in range(count):
+        variable, state = stream.integers(2, "a variable and its state")
+        if variable in out:
+            raise stream.error(-2, "each variable once")
+        out[variable] = state
+    stream.expect_end("the count promises fewer variables")
+    return out
+
+
+def _write_numbers(path: str | os.PathLike[str], kind: str, numbers: list[int]) -> None:
+    if min(numbers) < 0:
+        raise ValueError(f"A {kind} file holds numbers >= 0, got {min(numbers)}.")
+    write_bytes(path, f"{kind}\n{' '.join(map(str, numbers))}\n".encode("ascii"))
+
+
+def _start(
+    path: str | os.PathLike[str], max_bytes: int, kind: str, per_entry: int
+) -> tuple[TokenStream, int]:
+    """The numbers after the kind and the count."""
+    stream = read_tokens(path, max_bytes)
+    if stream.take(1, kind)[0].upper() != kind.encode():
+        raise stream.error(-1, kind, "is it another kind of result file?")
+    count = stream.integer("the number of variables")
+    if per_entry * count > stream.left:
+        raise stream.error(-1, f"a number of variables that fits {stream.left} tokens")
+    return stream, count

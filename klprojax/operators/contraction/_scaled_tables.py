@@ -131,26 +131,43 @@ def plan_step(
 def multiply(step: PairStep, one: ScaledTable, two: ScaledTable) -> ScaledTable:
     """Run a step."""
     low, high = one.low + two.low, one.high + two.high
-    in_logs = one.is_log or two.is_log or low < PRODUCT_LEAST
-    a, b = (one.logs(), two.logs()) if in_logs else (one.array, two.array)
-    (axes, shape), (other_axes, other_shape) = step.left, step.right
-    a = a.transpose(axes).reshape(shape)
-    b = b.transpose(other_axes).reshape(other_shape)
     scale = one.scale + two.scale
-    if in_logs:
+    if one.is_log or two.is_log or low < PRODUCT_LEAST:
+        a, b = _arranged(step, one.logs(), two.logs())
         if step.kernel == OUTER:
-            out = a + b
-        elif step.kernel == SUM:
-            out = _in_blocks(_sum_of_logs, a, b)
+            out = (a + b).reshape(step.shape)
         else:
-            a, b = a.transpose(2, 1, 0)[:, :, None], b.transpose(1, 2, 0)[:, None]
-            out = np.moveaxis(_in_blocks(_sum_of_logs, a, b), 2, 0)
-        return from_logs(out.reshape(step.shape), scale)
+            out = gathered(step, _in_blocks(_sum_of_logs, *_term_by_term(step, a, b)))
+        return from_logs(out, scale)
+    a, b = _arranged(step, one.array, two.array)
     if step.kernel == OUTER:
         out = a * b
     else:
         out = _in_blocks(_sum_of_products, a, b) if step.kernel == SUM else np.matmul(a, b)
     return _checked(out.reshape(step.shape), scale, low, high + step.terms)
+
+
+def _arranged(step: PairStep, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two tables in the shapes that the kernel takes."""
+    (axes, shape), (other_axes, other_shape) = step.left, step.right
+    return a.transpose(axes).reshape(shape), b.transpose(other_axes).reshape(other_shape)
+
+
+def _term_by_term(step: PairStep, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same as ``[k, rows, 1, batch]`` and ``[k, 1, columns, batch]``, k the summed axis."""
+    if step.kernel == SUM:
+        return a, b
+    return a.transpose(2, 1, 0)[:, :, None], b.transpose(1, 2, 0)[:, None]
+
+
+def terms(step: PairStep, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two tables as ``[k, rows, 1, batch]`` and ``[k, 1, columns, batch]``, k the summed axis."""
+    return _term_by_term(step, *_arranged(step, a, b))
+
+
+def gathered(step: PairStep, out: np.ndarray) -> np.ndarray:
+    """The result's axes from ``[rows, columns, batch]``."""
+    return (out if step.kernel == SUM else np.moveaxis(out, 2, 0)).reshape(step.shape)
 
 
 def _in_blocks(kernel: Kernel, a: np.ndarray, b: np.ndarray) -> np.ndarray:

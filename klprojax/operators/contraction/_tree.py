@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from ._elimination_order import Cluster, TooWide, greedy_order
+from .._elimination_order import Cluster, TooWide, greedy_order
 
 # Trees that take fewer products are good enough: looking for better ones takes longer.
 EASY = 2.0**20
@@ -36,7 +36,7 @@ class Tree(NamedTuple):
     Attributes:
         scopes: variables of every table: those given, then one for every pair.
         pairs: tables multiplied, by number; a later pair may use the result of an earlier one.
-        roots: the tables without variables that remain.
+        roots: the tables that remain; they have no variables, or kept ones only.
         products: multiplications in all.
         entries: of all results. largest: of the largest.
     """
@@ -51,7 +51,10 @@ class Tree(NamedTuple):
 
 @lru_cache(maxsize=256)
 def find_tree(
-    cardinalities: tuple[int, ...], scopes: tuple[tuple[int, ...], ...], seed: int = 0
+    cardinalities: tuple[int, ...],
+    scopes: tuple[tuple[int, ...], ...],
+    seed: int = 0,
+    kept: frozenset[int] = frozenset(),
 ) -> Tree:
     """Search for a cheap tree; the same for the same arguments.
 
@@ -60,27 +63,29 @@ def find_tree(
         scopes: variables of each table. A variable of one table only is summed there beforehand,
             so every variable here is in two tables or more.
         seed: of the noise of the search for hard models.
+        kept: variables that are not summed; no improvement of greedy orders is searched for then.
 
     Raises:
         TooWide: every elimination order meets a table of more than ``2**44`` entries.
     """
     if len(scopes) < 2:
-        return _grow(cardinalities, scopes, [])
+        return _grow(cardinalities, scopes, [], kept)
     candidates, failures = [], []
     alike = len({cardinalities[v] for scope in scopes for v in scope}) == 1
     for criterion in ("fill", "weight") if alike else ("fill", "weighted-fill", "weight"):
         try:
-            order = greedy_order(cardinalities, scopes, criterion, HOPELESS)
+            order = greedy_order(cardinalities, scopes, criterion, HOPELESS, kept=kept)
         except TooWide as wide:
             failures.append(wide)
             continue
-        candidates.append(_grow(cardinalities, scopes, _by_buckets(cardinalities, scopes, order)))
+        pairs = _by_buckets(cardinalities, scopes, order, kept)
+        candidates.append(_grow(cardinalities, scopes, pairs, kept))
         if candidates[-1].products < EASY / 2**8:
             break
     if not candidates:
         raise min(failures, key=lambda wide: wide.log2_entries)
     best = min(candidates, key=_cost)
-    if best.products < EASY or best.largest > BEYOND:
+    if kept or best.products < EASY or best.largest > BEYOND:
         return best
     return _improved(cardinalities, scopes, best, seed)
 
@@ -130,11 +135,15 @@ def _completed(count: int, pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _by_buckets(
-    cards: Sequence[int], scopes: Sequence[Sequence[int]], order: Sequence[Cluster]
+    cards: Sequence[int],
+    scopes: Sequence[Sequence[int]],
+    order: Sequence[Cluster],
+    kept_variables: frozenset[int],
 ) -> list[Pair]:
     """Pairs of an elimination order: the tables of the variable that goes, smallest union first."""
     live = {k: frozenset(scope) for k, scope in enumerate(scopes)}
-    having: dict[int, set[int]] = {v: set() for v in range(len(cards))}
+    # A table -1 that is never multiplied keeps its variables.
+    having = {v: {-1} if v in kept_variables else set[int]() for v in range(len(cards))}
     for k, scope in live.items():
         for v in scope:
             having[v].add(k)
@@ -181,13 +190,16 @@ def _next_pair(bucket: list[int], live: dict[int, frozenset[int]], log2: list[fl
 
 
 def _grow(
-    cards: Sequence[int], scopes: Sequence[Sequence[int]], pairs: Sequence[Sequence[int]]
+    cards: Sequence[int],
+    scopes: Sequence[Sequence[int]],
+    pairs: Sequence[Sequence[int]],
+    kept: frozenset[int] = frozenset(),
 ) -> Tree:
     """Follow the pairs: what each result is over, and what all costs.
 
     Pairs of tables that share no variable are left to the end, where they are numbers.
     """
-    left = [0] * len(cards)
+    left = [int(v in kept) for v in range(len(cards))]
     for scope in scopes:
         for v in scope:
             left[v] += 1

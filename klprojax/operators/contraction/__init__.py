@@ -1,0 +1,12 @@
+"""Pairwise contraction in numpy, outside of ``jit``: marginals, best states, draws.
+
+Tables are multiplied two at a time along a searched tree; no program is compiled.
+"""
+
+from ._best_states import best_states as best_states
+from ._draws import draw_states as draw_states
+from ._marginals import contract as contract
+from ._on_graphs import Reduction as Reduction
+from ._on_graphs import contract_graph as contract_graph
+from ._on_graphs import reduce_graph as reduce_graph
+from ._plan import BeyondMemory as BeyondMemory

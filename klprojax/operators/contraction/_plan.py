@@ -1,0 +1,210 @@
+"""What a contraction does, planned once per structure: nothing here depends on numbers."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from .._elimination_order import TooWide
+from ._scaled_tables import PairStep, Scope, plan_step
+from ._tree import Tree, find_tree
+
+
+class BeyondMemory(Exception):
+    """The tables do not fit: bytes needed, entries of the largest, products to form."""
+
+    def __init__(self, needed: float, largest: float, products: float):
+        super().__init__(needed)
+        self.needed, self.largest, self.products = needed, largest, products
+
+
+class Leaf(NamedTuple):
+    """The product of tables over a scope and over parts of it.
+
+    Attributes:
+        scope: the variables.
+        members: the tables multiplied: number, order of axes, shape that broadcasts.
+        gone: axes of the variables that no other leaf has.
+    """
+
+    scope: Scope
+    members: tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]
+    gone: tuple[int, ...]
+
+
+class Visit(NamedTuple):
+    """What is done with the derivative of one table on the way down.
+
+    Attributes:
+        node: the table.
+        reads: variables whose marginals are read here, each with its product.
+        whole: the product that gives the marginal of a whole leaf, if it is wanted.
+        children: the two tables it is a product of, as far as their derivatives are needed: each
+            with the other and the product.
+    """
+
+    node: int
+    reads: tuple[tuple[int, PairStep], ...]
+    whole: PairStep | None
+    children: tuple[tuple[int, int, PairStep], ...]
+
+
+class Program(NamedTuple):
+    """All that does not depend on numbers.
+
+    Attributes:
+        leaves: tables to begin with.
+        tree: in which order they are multiplied.
+        scopes: variables of every table's axes: leaves, then products.
+        up: the products.
+        down: the tables whose derivatives are needed, from the roots down.
+        free: variables without a table.
+    """
+
+    leaves: tuple[Leaf, ...]
+    tree: Tree
+    scopes: tuple[Scope, ...]
+    up: tuple[PairStep, ...]
+    down: tuple[Visit, ...]
+    free: tuple[int, ...]
+
+    def leaf_logs(self, log_tables: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The tables to begin with, in logarithms."""
+        out = []
+        for leaf in self.leaves:
+            parts = [
+                log_tables[k].transpose(axes).reshape(shape) for k, axes, shape in leaf.members
+            ]
+            out.append(np.asarray(sum(parts[1:], parts[0])))
+        return out
+
+    def summed(self, number: int) -> frozenset[int]:
+        """The variables that go when two tables are multiplied, or are a leaf's own."""
+        if number < len(self.leaves):
+            return frozenset(self.leaves[number].scope) - frozenset(self.scopes[number])
+        one, two = self.tree.pairs[number - len(self.leaves)]
+        return frozenset(self.scopes[one] + self.scopes[two]) - frozenset(self.scopes[number])
+
+    def check_memory(self, given: int, memory_limit: float) -> None:
+        """Raise `BeyondMemory` if products and given entries do not fit."""
+        needed = 8 * (given + self.tree.entries + 3 * self.tree.largest)
+        if needed > memory_limit:
+            raise BeyondMemory(needed, self.tree.largest, self.tree.products)
+
+
+def planned(
+    cardinalities: Sequence[int],
+    scopes: Sequence[Scope],
+    of_tables: bool = False,
+    seed: int = 0,
+    kept: Sequence[int] = (),
+) -> Program:
+    """`plan_contraction`, remembered.
+
+    Raises:
+        BeyondMemory: no tree was found with tables that any machine holds.
+    """
+    try:
+        return plan_contraction(
+            tuple(cardinalities), tuple(map(tuple, scopes)), of_tables, seed, frozenset(kept)
+        )
+    except TooWide as wide:
+        size = 2.0**wide.log2_entries
+        raise BeyondMemory(8 * size, size, size) from None
+
+
+@lru_cache(maxsize=128)
+def plan_contraction(
+    cards: tuple[int, ...],
+    scopes: tuple[Scope, ...],
+    of_tables: bool = False,
+    seed: int = 0,
+    kept: frozenset[int] = frozenset(),
+) -> Program:
+    """Plan the contraction of tables over these scopes.
+
+    Args:
+        cards: states of each variable.
+        scopes: variables of each table.
+        of_tables: whether the sweep down is for marginals over the tables' scopes too.
+        seed: of the search for a tree.
+        kept: variables that stay, so that roots are tables over them; there is no sweep down then.
+
+    Raises:
+        TooWide: see `find_tree`.
+    """
+    members: dict[int, list[int]] = {}
+    for k, h in enumerate(_hosts(len(cards), scopes)):
+        members.setdefault(h, []).append(k)
+    uses = [int(v in kept) for v in range(len(cards))]
+    for h in members:
+        for v in scopes[h]:
+            uses[v] += 1
+    leaves = []
+    for h, own in members.items():
+        parts = []
+        for k in own:
+            place = [scopes[h].index(v) for v in scopes[k]]
+            shape = [cards[v] if v in scopes[k] else 1 for v in scopes[h]]
+            parts.append((k, tuple(np.argsort(place).tolist()), tuple(shape)))
+        gone = tuple(axis for axis, v in enumerate(scopes[h]) if uses[v] == 1)
+        leaves.append(Leaf(scopes[h], tuple(parts), gone))
+    known = [tuple(v for v in leaf.scope if uses[v] > 1) for leaf in leaves]
+    tree = find_tree(cards, tuple(tuple(sorted(scope)) for scope in known), seed, kept)
+    up = []
+    for (one, two), scope in zip(tree.pairs, tree.scopes[len(leaves) :], strict=True):
+        up.append(plan_step(known[one], known[two], frozenset(scope), cards))
+        known.append(up[-1].scope)
+    free = tuple(v for v, count in enumerate(uses) if not count)
+    if kept:
+        return Program(tuple(leaves), tree, tuple(known), tuple(up), (), free)
+
+    read: dict[int, list[int]] = {}
+    for number, pair in enumerate(tree.pairs, len(leaves)):
+        # Every variable's marginal is read in the smaller of the last two tables it is in.
+        node = min(pair, key=lambda k: math.prod(cards[v] for v in known[k]))
+        for v in set(known[node]) - set(known[number]):
+            read.setdefault(node, []).append(v)
+    whole = [n for n, leaf in enumerate(leaves) if of_tables or leaf.gone]
+    parents = {k: n for n, pair in enumerate(tree.pairs, len(leaves)) for k in pair}
+    needed = {*read, *whole}
+    for node in tuple(needed):
+        while node in parents and parents[node] not in needed:
+            node = parents[node]
+            needed.add(node)
+    above: dict[int, Scope] = dict.fromkeys(needed & set(tree.roots), ())
+    down = []
+    for node in sorted(needed, reverse=True):
+        own = above.pop(node)
+        reads = [(v, plan_step(known[node], own, {v}, cards)) for v in sorted(read.get(node, ()))]
+        of_leaf, children = None, []
+        if node >= len(leaves):
+            pair = tree.pairs[node - len(leaves)]
+            for child, other in (pair, pair[::-1]):
+                if child in needed:
+                    step = plan_step(own, known[other], frozenset(known[child]), cards)
+                    above[child] = step.scope
+                    children.append((child, other, step))
+        elif node in whole:
+            scope = leaves[node].scope
+            of_leaf = plan_step(scope, own, frozenset(scope), cards)
+        down.append(Visit(node, tuple(reads), of_leaf, tuple(children)))
+    return Program(tuple(leaves), tree, tuple(known), tuple(up), tuple(down), free)
+
+
+def _hosts(count: int, scopes: Sequence[Scope]) -> list[int]:
+    """For each table one whose scope holds its own: the two are multiplied beforehand."""
+    having: list[list[int]] = [[] for _ in range(count)]
+    host = list(range(len(scopes)))
+    sets = [frozenset(scope) for scope in scopes]
+    for k in sorted(range(len(scopes)), key=lambda k: (-len(scopes[k]), k)):
+        if not scopes[k]:
+            continue
+        rarest = min(scopes[k], key=lambda v: len(having[v]))
+        host[k] = next((h for h in having[rarest] if sets[k] <= sets[h]), k)
+        if host[k] == k:
+            for v in scopes[k]:
+                having[v].append(k)
+    return host
