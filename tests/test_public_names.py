@@ -77,8 +77,8 @@ NAMES = {
         AbstractMessageRule ConditionedModel ContradictionError DiscreteModel FactorGraph
         GraphSignature GroupSignature ModelFileError ParityCheckMatrix ReplicatedLift Structured
         Wiring condition dense_table load_model parse_evidence read_alist read_bif read_cnf
-        read_evidence read_fg read_model read_uai read_uai_mar read_uai_mmap read_uai_mpe read_uai_pr
-        shipped_models write_alist write_bif write_uai write_uai_evidence write_uai_mar
+        read_evidence read_fg read_model read_uai read_uai_mar read_uai_mmap read_uai_mpe
+        read_uai_pr shipped_models write_alist write_bif write_uai write_uai_evidence write_uai_mar
         write_uai_mmap write_uai_mpe write_uai_pr
     """,
     "klprojax.lifting": """
