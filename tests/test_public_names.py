@@ -56,8 +56,8 @@ NAMES = {
         expected_values factorised_mixture fit hclt hidden_markov is_deterministic
         is_structured kl_divergence load_circuit load_tensor_circuit log_inner_product
         log_likelihood log_partition marginals mpe multiply poon_domingos quad_tree rat_spn
-        read_psdd read_sdd read_spn read_vtree sample save_circuit save_tensor_circuit
-        scope_table_marginals sweep t_spn unfold
+        read_nnf read_psdd read_sdd read_spn read_vtree sample save_circuit save_tensor_circuit
+        scope_table_marginals sweep t_spn unfold write_nnf write_psdd write_spn write_vtree
     """,
     "klprojax.codes": """
         AbstractChannel BinarySymmetricChannel Decoded ErrorRate GaussianChannel
@@ -76,9 +76,9 @@ NAMES = {
     "klprojax.graphs": """
         AbstractMessageRule ConditionedModel ContradictionError DiscreteModel FactorGraph
         GraphSignature GroupSignature ModelFileError ParityCheckMatrix ReplicatedLift Structured
-        Wiring condition dense_table load_model parse_evidence read_alist read_bif read_evidence
-        read_fg read_model read_uai read_uai_mar read_uai_mmap read_uai_mpe read_uai_pr
-        shipped_models write_alist write_bif write_uai write_uai_evidence write_uai_mar
+        Wiring condition dense_table load_model parse_evidence read_alist read_bif read_cnf
+        read_evidence read_fg read_model read_uai read_uai_mar read_uai_mmap read_uai_mpe
+        read_uai_pr shipped_models write_alist write_bif write_uai write_uai_evidence write_uai_mar
         write_uai_mmap write_uai_mpe write_uai_pr
     """,
     "klprojax.lifting": """

@@ -14,11 +14,16 @@ from ._circuit import Circuit as Circuit
 from ._compile import compile_model as compile_model
 from ._files import Vtree as Vtree
 from ._files import load_circuit as load_circuit
+from ._files import read_nnf as read_nnf
 from ._files import read_psdd as read_psdd
 from ._files import read_sdd as read_sdd
 from ._files import read_spn as read_spn
 from ._files import read_vtree as read_vtree
 from ._files import save_circuit as save_circuit
+from ._files import write_nnf as write_nnf
+from ._files import write_psdd as write_psdd
+from ._files import write_spn as write_spn
+from ._files import write_vtree as write_vtree
 from ._information import entropy as entropy
 from ._information import expected_values as expected_values
 from ._information import kl_divergence as kl_divergence

@@ -32,7 +32,7 @@ def is_deterministic(circuit: Circuit) -> bool:
     require_explicit(circuit, "is_deterministic")
     s = circuit.structure
     supports, starts = _supports(s)
-    joint = _JointSupport(s)
+    joint = JointSupport(s)
     for node in np.flatnonzero(s.kinds == SUM).tolist():
         children = s.children[s.offsets[node] : s.offsets[node + 1]]
         k = len(children)
@@ -75,7 +75,7 @@ def _unseparated(supports: np.ndarray, starts: np.ndarray, scope: np.ndarray):
             yield i, i + 1 + j
 
 
-class _JointSupport:
+class JointSupport:
     """Whether two nodes of one scope are ever positive together; None if undecided."""
 
     def __init__(self, s: CircuitStructure):
@@ -88,6 +88,7 @@ class _JointSupport:
                 self._states.update(zip(group.nodes.tolist(), pairs, strict=True))
 
     def overlap(self, a: int, b: int) -> bool | None:
+        """Decide it for two nodes."""
         stack = [_key(a, b)]
         while stack:
             pair = stack[-1]

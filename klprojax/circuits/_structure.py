@@ -106,6 +106,7 @@ class CircuitStructure:
         )
         self.root = root
         self.names = names
+        self.small_calls = 0  # values computed without a compiled program
 
     @property
     def num_nodes(self) -> int:

@@ -28,6 +28,7 @@ from ._flow import (
 )
 from ._kinds import explicit_or_method, require_explicit
 from ._leaves import AbstractContinuousLeaf, Indicator, table_value
+from ._small import small_log_partition
 from ._structure import CircuitWiring, Shape
 
 
@@ -130,6 +131,9 @@ def log_partition(
 ) -> Scalar:
     """Compute ``log S(e)`` alone, the logarithm of the network polynomial, by one upward pass.
 
+    Outside any transformation, the first values of a small circuit are computed without compiling
+    a program; they are equal to rounding.
+
     Args and differentiation as for `sweep`; the gradient costs one downward pass.
 
     Args:
@@ -147,6 +151,10 @@ def log_partition(
         log_evidence = circuit.log_evidence(dtype=log_weights.dtype)
     parameters = circuit.check(log_weights, log_evidence, leaf_parameters, values)
     s = circuit.structure
+    if values is None:
+        small = small_log_partition(s, log_weights, log_evidence, parameters)
+        if small is not None:
+            return jnp.asarray(small, log_weights.dtype)
     return _log_partition(s.shape, s.wiring, log_weights, log_evidence, parameters, values)
 
 

@@ -249,6 +249,10 @@ class Opening:
     """How a circuit is opened."""
 
     vtree: Annotated[Path | None, typer.Option(help="The vtree of a .psdd or .sdd.")] = None
+    cnf: Annotated[
+        Path | None,
+        typer.Option(help="The formula of an .nnf: how many variables, and literal weights."),
+    ] = None
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Rows evaluated together. [as many as 1 GB holds]")
     ] = None
@@ -263,8 +267,9 @@ def query_command(
     file: Annotated[
         str,
         typer.Argument(
-            help="A saved circuit (.npz), .psdd, .sdd (with --vtree), .spn.txt, or a model to "
-            "compile (.uai, .bif, .fg, or a shipped network: asia); all but .npz also as .gz."
+            help="A saved circuit (.npz), .psdd, .sdd (with --vtree), .nnf (--cnf for weights), "
+            ".spn.txt, or a model to compile (.uai, .bif, .fg, .cnf, or a shipped network: asia); "
+            "all but .npz also as .gz."
         ),
     ],
     *,
@@ -274,6 +279,12 @@ def query_command(
     ] = None,
     opening: Opening,
     reading: Reading,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the circuit here, too: .npz, .psdd (and its .vtree), .spn.txt or .nnf."
+        ),
+    ] = None,
     json_out: JsonOption = None,
     precision: PrecisionOption = Precision.double,
 ) -> None:
@@ -290,14 +301,18 @@ def query_command(
     with screen.bad_input_exits():
         check_kind(file, "circuit query")
         check_kind(opening.vtree, "circuit query --vtree")
-        check_outputs(json_out)
+        check_kind(opening.cnf, "circuit query --cnf")
+        check_outputs(save, json_out)
+        check_kind(save, "circuit query --save")
         rows = None
         if data is not None:
             rows = read_states(data, ("test",))["test"]
             if not len(rows):
                 raise ValueError(f"{data} has no rows in test.")
         with screen.working(f"reading {Path(file).name}"):
-            kind, counts, notes, log_partition, score = _open(file, opening, reading)
+            kind, counts, notes, log_partition, score, model = _open(file, opening, reading)
+        if save is not None and model is None:
+            raise ValueError("--save writes circuits that are explicit graphs, no tensor circuits.")
         for note in notes:
             screen.note(f"note: {note}")
         content: dict[str, Any] = {
@@ -330,14 +345,37 @@ def query_command(
                 shown.append(("impossible rows", content["impossible_rows"]))
         shown.append(("seconds", f"{content['seconds']:.2f}"))
         title = f"{content['file']}: {kind}"
+
+        def write() -> None:
+            _save(save, model)
+            write_json(json_out, content)
+
         write_then_show(
-            lambda: write_json(json_out, content),
+            write,
             lambda: screen.table(("", " "), shown, title=title, left=("",), heads=False),
         )
 
 
+def _save(path: Path | None, model: Any) -> None:
+    """Write a circuit in the format that the name asks for."""
+    from .. import circuits
+    from ..graphs._files._text import format_suffix, stem
+
+    if path is None:
+        return
+    suffix = format_suffix(path)
+    if suffix == ".npz":
+        circuits.save_circuit(path, model)
+    elif suffix == ".psdd":
+        circuits.write_psdd(path, model, path.with_name(f"{stem(path)}.vtree"))
+    elif suffix == ".nnf":
+        circuits.write_nnf(path, model)
+    else:
+        circuits.write_spn(path, model)
+
+
 def _open(file: str, opening: Opening, reading: Reading) -> tuple[Any, ...]:
-    """A circuit of any kind: what it is, its sizes, notes, functions for both numbers of it."""
+    """A circuit of any kind: what it is, its sizes, notes, functions for both numbers, itself."""
     import jax
     import jax.numpy as jnp
 
@@ -349,7 +387,9 @@ def _open(file: str, opening: Opening, reading: Reading) -> tuple[Any, ...]:
     suffix = format_suffix(file)
     if vtree is not None and suffix not in (".psdd", ".sdd"):
         raise ValueError("--vtree belongs to a .psdd or .sdd file.")
-    if reading != Reading() and suffix in (".npz", ".psdd", ".sdd", ".txt", ".spn"):
+    if opening.cnf is not None and suffix != ".nnf":
+        raise ValueError("--cnf belongs to an .nnf file.")
+    if reading != Reading() and suffix in (".npz", ".psdd", ".sdd", ".nnf", ".txt", ".spn"):
         raise ValueError("--repair and --encoding belong to a model, a .bif file for example.")
     notes: tuple[str, ...] = ()
     if suffix == ".npz" and _saved_format(file) == "klprojax-tensor-circuit":
@@ -369,6 +409,7 @@ def _open(file: str, opening: Opening, reading: Reading) -> tuple[Any, ...]:
             notes,
             lambda: tensor.log_partition(numbers),
             lambda rows: tensor.log_likelihood(numbers, rows, batch_size=batch),
+            None,
         )
     if suffix == ".npz":
         kind, model = "circuit", circuits.load_circuit(file, dtype=dtype)
@@ -378,6 +419,8 @@ def _open(file: str, opening: Opening, reading: Reading) -> tuple[Any, ...]:
         if vtree is None:
             raise ValueError(f"{file} is an SDD; give its vtree with --vtree.")
         kind, model = "SDD", circuits.read_sdd(file, vtree)
+    elif suffix == ".nnf":
+        kind, model = "NNF", circuits.read_nnf(file, cnf=opening.cnf)
     elif suffix in (".txt", ".spn"):
         kind, model = "SPN", circuits.read_spn(file)
     else:
@@ -401,6 +444,7 @@ def _open(file: str, opening: Opening, reading: Reading) -> tuple[Any, ...]:
         lambda rows: circuits.log_likelihood(
             circuit, log_weights, rows, leaf_parameters=leaves, batch_size=batch
         ),
+        model,
     )
 
 

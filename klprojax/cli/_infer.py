@@ -102,7 +102,10 @@ class Answer:
 @grouped
 def infer_command(
     model: Annotated[
-        str, typer.Argument(help="A .uai, .bif or .fg file (or .gz), or a shipped network: alarm.")
+        str,
+        typer.Argument(
+            help="A .uai, .bif, .fg or .cnf file (or .gz), or a shipped network: alarm."
+        ),
     ],
     *,
     evidence: Annotated[

@@ -13,6 +13,7 @@ from ._files import load_model as load_model
 from ._files import parse_evidence as parse_evidence
 from ._files import read_alist as read_alist
 from ._files import read_bif as read_bif
+from ._files import read_cnf as read_cnf
 from ._files import read_evidence as read_evidence
 from ._files import read_fg as read_fg
 from ._files import read_model as read_model

@@ -18,6 +18,8 @@ from klprojax.circuits import (
     CircuitBuilder,
     CircuitModel,
     Gaussian,
+    is_deterministic,
+    is_structured,
     load_circuit,
     log_likelihood,
     log_partition,
@@ -137,6 +139,21 @@ def test_sdd(write):
     np.testing.assert_allclose(
         np.exp(log_partition(true.circuit, true.log_weights)), 8.0, rtol=1e-14
     )
+
+
+def test_an_sdd_follows_its_vtree(write):
+    # x1 and x4, or not x1 and x3 and not x4, or not x1 and not x3; the first prime lacks two levels
+    vtree = "vtree 7\nL 0 1\nL 1 2\nI 2 0 1\nL 3 3\nI 4 2 3\nL 5 4\nI 6 4 5\n"
+    text = (
+        "sdd 11\nF 0\nT 1\nL 2 0 1\nL 3 0 -1\nL 4 3 3\nL 5 3 -3\nL 6 5 4\nL 7 5 -4\n"
+        "D 8 4 2 3 4 2 0\nD 9 4 2 3 5 2 0\nD 10 6 3 2 6 8 7 9 1\n"
+    )
+    model = read_sdd(write(text, "a.sdd"), write(vtree, "a.vtree"))
+    x1, _, x3, x4 = np.indices((2, 2, 2, 2)) == 1
+    wanted = np.where(x1, x4, ~x3 | ~x4)
+    np.testing.assert_allclose(enumerate_joint(model), wanted, atol=1e-15)
+    assert is_structured(model.circuit)
+    assert is_deterministic(model.circuit)  # so that `mpe` is exact
 
 
 def test_vtree(write):

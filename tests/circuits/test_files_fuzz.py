@@ -7,6 +7,7 @@ import pytest
 from klprojax import ModelFileError
 from klprojax.circuits import (
     load_circuit,
+    read_nnf,
     read_psdd,
     read_sdd,
     read_spn,
@@ -17,6 +18,7 @@ from klprojax.circuits import (
 from ..graphs._mutations import mutants
 from ._circuits import random_circuit
 from .test_files import PSDD, SDD, SDD_VTREE, SPN, VTREE
+from .test_files_nnf import C2D, D4
 
 
 def read_all(reader, data, suffix, count, seed, tmp_path):
@@ -48,6 +50,8 @@ def test_mutants(tmp_path):
         (read_spn, SPN.encode(), ".spn.txt", 120),
         (lambda path: read_sdd(path, tree), SDD.encode(), ".sdd", 100),
         (read_vtree, VTREE.encode(), ".vtree", 100),
+        (read_nnf, C2D.encode(), ".nnf", 100),
+        (read_nnf, D4.encode(), ".nnf", 100),
         (load_circuit, (tmp_path / "a.npz").read_bytes(), ".npz", 120),
     ]
     for seed, (reader, data, suffix, count) in enumerate(sources):

@@ -12,10 +12,14 @@ from klprojax.circuits import (
     is_structured,
     log_likelihood,
     log_partition,
+    read_nnf,
     read_psdd,
     read_sdd,
     read_spn,
+    read_vtree,
     sweep,
+    write_nnf,
+    write_psdd,
 )
 
 from ._circuits import enumerate_joint
@@ -161,6 +165,43 @@ def test_model_counts(data_dir):
         np.testing.assert_allclose(
             got.marginals[0][:, 1], record["weighted_marginals_p_true"], rtol=1e-10, atol=1e-14
         )
+
+
+@pytest.mark.slow
+def test_formulas_by_every_way(data_dir, tmp_path):
+    folder = data_dir / "circuits"
+    for name, record in json.loads((folder / "sdd_from_cnf" / "counts.json").read_text()).items():
+        model = klprojax.read_model(folder / record["cnf"])
+        assert len(model.cardinalities) == record["n_vars"]
+        true = (np.arange(1, record["n_vars"] + 1) % 7 + 1) / 9
+        # the file of clauses, with the weights in the competitions' form
+        lines = [f"c p weight {v} {p!r} 0\n" for v, p in enumerate(true.tolist(), 1)]
+        text = (folder / record["cnf"]).read_text() + "".join(lines)
+        (tmp_path / "a.cnf").write_text(text)
+        weighted = klprojax.read_model(tmp_path / "a.cnf")
+        circuit, log_weights, _ = compile_model(weighted)
+        got = log_partition(circuit, log_weights)
+        np.testing.assert_allclose(got, record["log_weighted_count"], rtol=1e-12)
+        # the compiled form as d-DNNF, with the weights of the same file
+        base = folder / "sdd_from_cnf" / name
+        sdd = read_sdd(base.with_suffix(".sdd"), base.with_suffix(".vtree"))
+        write_nnf(tmp_path / "a.nnf", sdd)
+        nnf = read_nnf(tmp_path / "a.nnf", cnf=tmp_path / "a.cnf")
+        swept = sweep(nnf.circuit, nnf.log_weights)
+        np.testing.assert_allclose(swept.log_partition, record["log_weighted_count"], rtol=1e-12)
+        np.testing.assert_allclose(
+            swept.marginals[0][:, 1], record["weighted_marginals_p_true"], rtol=1e-10, atol=1e-14
+        )
+        # and as a PSDD of the uniform distribution over models
+        tree = write_psdd(tmp_path / "a.psdd", sdd, tmp_path / "a.vtree")
+        assert read_vtree(tmp_path / "a.vtree") == tree
+        psdd = read_psdd(tmp_path / "a.psdd", tree)
+        weights = psdd.circuit.pack_variables([np.log([1 - p, p]) for p in true])
+        got = log_partition(
+            psdd.circuit, psdd.log_weights, weights, leaf_parameters=psdd.leaf_parameters
+        )
+        wanted = record["log_weighted_count"] - np.log(record["model_count"])
+        np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
 def test_large_factor_graphs_are_refused_in_time(data_dir):

@@ -126,6 +126,41 @@ def test_saved_circuits(tmp_path, rows):
     assert abs(found["test_log_likelihood"] - wanted) < 1e-14
 
 
+def test_formulas_and_what_is_saved(tmp_path, rows):
+    # x1 or x2, with a third variable that no clause has
+    (tmp_path / "f.cnf").write_text("p cnf 3 1\nc p weight 1 0.25 0\n1 2 0\n")
+    (tmp_path / "f.nnf").write_text("o 1 0\nt 2 0\n1 2 1 0\n1 2 -1 2 0\n")
+    found, _ = ask(tmp_path, tmp_path / "f.nnf", "--data", rows)
+    assert (found["kind"], found["variables"]) == ("NNF", 2)
+    assert abs(found["log_partition"] - np.log(3)) < 1e-14
+    # three of the four rows have two, one, one models; row 0 1 is a model
+    wanted = np.log(np.array([1, 1, 1, 2]) / 3).mean()
+    assert abs(found["test_log_likelihood"] - wanted) < 1e-14
+    total = np.log(2 * (0.25 * 2 + 0.75))
+    saved = ["--save", tmp_path / "g.npz"]
+    found, _ = ask(tmp_path, tmp_path / "f.nnf", "--cnf", tmp_path / "f.cnf", *saved)
+    assert abs(found["log_partition"] - total) < 1e-14
+    assert abs(ask(tmp_path, tmp_path / "g.npz")[0]["log_partition"] - total) < 1e-14
+    # the model of the same formula; its distribution as a PSDD with vtree, as an SPN
+    (tmp_path / "h.cnf").write_text((tmp_path / "f.cnf").read_text())
+    np.savez(tmp_path / "wide.npz", test=np.array([[1, 0, 1], [0, 1, -1]]))
+    asked = {}
+    for name in ("h.psdd", "h.spn.txt"):
+        found, _ = ask(tmp_path, tmp_path / "h.cnf", "--save", tmp_path / name)
+        assert abs(found["log_partition"] - total) < 1e-14
+        more = ["--vtree", tmp_path / "h.vtree"] if name == "h.psdd" else []
+        asked[name], _ = ask(tmp_path, tmp_path / name, "--data", tmp_path / "wide.npz", *more)
+        wanted = np.log(np.array([0.25, 2 * 0.75]) / np.exp(total)).mean()
+        assert abs(asked[name]["test_log_likelihood"] - wanted) < 1e-13
+    assert abs(asked["h.psdd"]["log_partition"]) < 1e-14
+    result = run(tmp_path / "h.cnf", "--save", tmp_path / "h.nnf")
+    assert result.exit_code == 2
+    assert "An NNF file has no weights" in result.output.replace("\n", " ")
+    result = run(tmp_path / "f.nnf", "--save", tmp_path / "f2.nnf")
+    assert result.exit_code == 0
+    assert (tmp_path / "f2.nnf").read_text().startswith("nnf ")
+
+
 def test_compiled_models(tmp_path):
     path = tmp_path / "m.uai"
     path.write_text("MARKOV\n2\n2 3\n2\n1 0\n2 0 1\n2\n0.5 2\n6\n1 2 3\n4 0 6\n")

@@ -112,10 +112,15 @@ def test_mutants_of_other_formats(tmp_path):
         "# four variables\n3\n\n2\n0 1\n2 3\n4\n0 .5\n1 1.5\n3 2\n5 1e-3\n\n1\n7\n2\n2\n0 1\n1 0\n"
         "\n3\n1 7 4\n3 2 2\n3\n0 1\n11 2\n5 1.25\n"
     )
+    (tmp_path / "formula.cnf").write_text(
+        "c t wmc\np cnf 12 4\nc p weight 1 0.25 0\nc p weight -1 3/4 0\nw 2 0.5\n1 -2 0\n"
+        "2 3\n-4 0\n1 2 3 4 5 6 7 8 9 -10 -11 -12 0 5 0\nc p show 1 2 3 4 5 6 7 8 9 10 11 12 0\n"
+    )
     (tmp_path / "seen.evid").write_text("1\n3 0 1 3 0 12 1\n")
     (tmp_path / "seen.json").write_text('{"HISTORY": "TRUE",\n "CVP": "LOW",\n "PCWP": 2}\n')
     sources = [
         (tmp_path / "grid.fg", ".fg", 60, 1),
+        (tmp_path / "formula.cnf", ".cnf", 100, 4),
         (tmp_path / "seen.evid", ".evid", 60, 2),
         (tmp_path / "seen.json", ".json", 60, 3),
     ]
@@ -197,6 +202,11 @@ def bomb(text: bytes, mebibytes: int) -> bytes:
         ("comments.bif", lambda: b"/*/" * 1_000_001, r"the end \*/ of a comment"),
         ("quotes.bif", lambda: b'"' * 1_000_001, "a closing quote"),
         ("semicolons.bif", lambda: b"network a {" + b";" * 10**7 + b"}", "a property"),
+        ("vars.cnf", lambda: b"p cnf 1000000000 1\n1 0\n", "a number of variables that fits"),
+        ("clauses.cnf", lambda: b"p cnf 1 1000000000000\n1 0\n", "1000000000000 clauses"),
+        ("lines.cnf.gz", lambda: bomb(b"\n", 20), "at most 16777216 lines"),
+        ("line.cnf.gz", lambda: gzip.compress(b"p cnf 1 1\n") + bomb(b"1 ", 20), "lines of at"),
+        ("digits.cnf", lambda: b"p cnf 1 1\n" + b"9" * 10**6 + b" 0\n", "a literal, 1 to 1"),
         ("long.uai", lambda: b"M" * 10**8, "BAYES or MARKOV"),
     ],
 )

@@ -2,15 +2,25 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator
 
 from ...graphs._files._errors import ModelFileError
-from ...graphs._files._text import BadNumber, parse_integers, read_bytes, recode, show
+from ...graphs._files._text import (
+    BadNumber,
+    parse_integers,
+    read_bytes,
+    recode,
+    show,
+    text_lines,
+    write_bytes,
+)
 from .._builder import CircuitBuilder, CircuitModel
 from .._validation import CircuitError
 
 # Most bytes for the scopes of all nodes: what validation needs in one piece.
 MAX_SCOPE_BYTES = 2**30
+_INTEGER = re.compile(rb"[+-]?[0-9]{1,17}")
 
 
 class LineFile:
@@ -31,12 +41,16 @@ class LineFile:
         comment: bytes | None = None,
     ):
         self.path = os.fspath(path)
-        self.lines = recode(path, read_bytes(path, max_bytes), None).splitlines()
+        self.data = recode(path, read_bytes(path, max_bytes), None)
         self.separator = separator
         self.comment = comment
 
+    def raw_lines(self) -> Iterator[tuple[int, bytes]]:
+        """All lines with their numbers."""
+        return text_lines(self.path, self.data)
+
     def __iter__(self) -> Iterator[tuple[int, list[bytes]]]:
-        for number, line in enumerate(self.lines, 1):
+        for number, line in self.raw_lines():
             words = [word.strip() for word in line.split(self.separator)]
             if words and words != [b""] and words[0] != self.comment:
                 yield number, words
@@ -51,6 +65,19 @@ class LineFile:
             return parse_integers(words)
         except BadNumber as bad:
             raise self.error(line, f"{bad.expected}: {what}", words[bad.index]) from None
+
+    def signed(self, line: int, words: list[bytes], what: str) -> list[int]:
+        """Integers of any sign and of at most 17 digits."""
+        try:
+            values = list(map(int, words))
+            if max(map(len, words), default=0) < 18 and b"_" not in b"".join(words):
+                return values
+        except ValueError:
+            pass
+        for word in words:
+            if not _INTEGER.fullmatch(word):
+                raise self.error(line, f"an integer of at most 17 digits: {what}", word)
+        return values
 
     def literal(self, line: int, word: bytes) -> tuple[int, int]:
         """Variable counted from 0, and the state of a literal: 1 positive, 0 negative."""
@@ -93,3 +120,8 @@ class LineFile:
                 str(count),
                 "every variable needs a leaf",
             )
+
+
+def write_lines(path: str | os.PathLike[str], lines: list[str]) -> None:
+    """Write lines of ASCII text, compressed if the name ends in `.gz`."""
+    write_bytes(path, ("\n".join(lines) + "\n").encode("ascii"))

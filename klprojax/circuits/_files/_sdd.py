@@ -132,16 +132,15 @@ class _Smoother:
                 self._full[node] = self.builder.sum(both, np.zeros(2))
 
     def fill(self, part: tuple[int, int], to: int) -> int:
+        """Level by level, so that every product splits its scope as the vtree does."""
         node, at = part
         if at < 0:
             return self._full[to]
-        key = (node, to)
-        if key not in self._filled:
-            parts = [node]
-            while at != to:
-                above = self._parent[at]
+        while at != to:
+            above = self._parent[at]
+            if (node, above) not in self._filled:
                 left, right = self._tree.children[above]
-                parts.append(self._full[right if at == left else left])
-                at = above
-            self._filled[key] = node if len(parts) == 1 else self.builder.product(parts)
-        return self._filled[key]
+                pair = [node, self._full[right]] if at == left else [self._full[left], node]
+                self._filled[node, above] = self.builder.product(pair)
+            node, at = self._filled[node, above], above
+        return node

@@ -4,10 +4,12 @@ import os
 
 import numpy as np
 
-from ...graphs._files._text import MAX_BYTES, BadNumber, parse_numbers
+from ...graphs._files._text import MAX_BYTES, BadNumber, format_numbers, parse_numbers
 from .._builder import CircuitBuilder, CircuitModel
 from .._leaves import CATEGORICAL
-from ._lines import LineFile
+from .._structure import LEAF, SUM
+from ._binary import binary_circuit
+from ._lines import LineFile, write_lines
 
 
 def read_spn(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> CircuitModel:
@@ -121,3 +123,30 @@ def _build(file, kinds, line_of, leaves, edges, variables) -> CircuitModel:
         raise file.error(line_of[name], "a node not on or above a cycle", str(name))
     lines = {node: line_of[name] for name, node in node_of.items()}
     return file.build(builder, node_of[roots[0]], lines)
+
+
+def write_spn(path: str | os.PathLike[str], model: CircuitModel) -> None:
+    """Write a circuit as a sum-product network in text form, which `read_spn` reads.
+
+    Args:
+        path: the file (`.spn.txt`), compressed if it ends in `.gz`.
+        model: circuit, log-weights and leaf parameters.
+
+    Raises:
+        ValueError: numbers that do not fit the circuit, or a variable that is not binary.
+    """
+    c = binary_circuit(model, "SPN")
+    nodes, edges = ["##NODES##"], ["##EDGES##"]
+    for node in range(c.s.num_nodes):
+        if c.s.kinds[node] == LEAF:
+            numbers = ",".join(format_numbers(np.asarray(c.table[node])))
+            nodes.append(f"{node},LEAVE,{c.variable[node]},{numbers}")
+        elif c.s.kinds[node] == SUM:
+            nodes.append(f"{node},SUM")
+            weights = format_numbers(np.asarray(c.weights(node)))
+            pairs = zip(c.children(node), weights, strict=True)
+            edges += [f"{node},{child},{weight}" for child, weight in pairs]
+        else:
+            nodes.append(f"{node},PRD")
+            edges += [f"{node},{child}" for child in c.children(node)]
+    write_lines(path, nodes + edges)

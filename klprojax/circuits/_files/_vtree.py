@@ -4,7 +4,7 @@ import os
 from typing import NamedTuple
 
 from ...graphs._files._text import MAX_BYTES
-from ._lines import LineFile
+from ._lines import LineFile, write_lines
 
 
 class Vtree(NamedTuple):
@@ -108,3 +108,56 @@ def _positions(root: int, children: dict[int, tuple[int, int]]):
             first[node] = last[node] = position
             position += 1
     return first, last
+
+
+def make_vtree(
+    root: bytes, splits: dict[bytes, list[bytes]], variables: dict[bytes, int]
+) -> tuple[Vtree, dict[bytes, int]]:
+    """Make the vtree of a tree of scopes; parts after the first go to the right, one by one.
+
+    Args:
+        root: a name of the scope of everything.
+        splits: the parts of each scope.
+        variables: the variable of each other scope.
+
+    Returns:
+        The vtree, its nodes numbered children first, and the node of each scope.
+    """
+    variable: dict[int, int] = {}
+    children: dict[int, tuple[int, int]] = {}
+    place: dict[bytes, int] = {}
+    stack = [root]
+    while stack:
+        scope = stack[-1]
+        waiting = [part for part in splits.get(scope, ()) if part not in place]
+        if waiting:
+            stack += waiting
+            continue
+        stack.pop()
+        node = len(variable) + len(children)
+        if scope in variables:
+            variable[node] = variables[scope]
+        else:
+            *parts, right = (place[part] for part in splits[scope])
+            for left in reversed(parts):
+                node = len(variable) + len(children)
+                children[node] = (left, right)
+                right = node
+        place[scope] = node
+    first, last = _positions(place[root], children)
+    return Vtree(place[root], variable, children, first, last), place
+
+
+def write_vtree(path: str | os.PathLike[str], vtree: Vtree) -> None:
+    """Write a vtree file, which `read_vtree` reads.
+
+    Args:
+        path: the file, compressed if it ends in `.gz`.
+        vtree: the tree.
+    """
+    lines = [f"L {node} {variable + 1}" for node, variable in vtree.variable.items()]
+    size = {node: vtree.last[node] - vtree.first[node] for node in vtree.children}
+    for node in sorted(vtree.children, key=size.__getitem__):
+        left, right = vtree.children[node]
+        lines.append(f"I {node} {left} {right}")
+    write_lines(path, [f"vtree {len(lines)}", *lines])

@@ -5,6 +5,7 @@ from klprojax.graphs._files._alist import read_alist as read_alist
 from klprojax.graphs._files._alist import write_alist as write_alist
 from klprojax.graphs._files._bif import read_bif as read_bif
 from klprojax.graphs._files._bif_writer import write_bif as write_bif
+from klprojax.graphs._files._cnf import read_cnf as read_cnf
 from klprojax.graphs._files._errors import ModelFileError as ModelFileError
 from klprojax.graphs._files._evidence import parse_evidence as parse_evidence
 from klprojax.graphs._files._evidence import read_evidence as read_evidence

@@ -5,6 +5,7 @@ import importlib.resources
 import os
 
 from klprojax.graphs._files._bif import read_bif
+from klprojax.graphs._files._cnf import read_cnf
 from klprojax.graphs._files._errors import ModelFileError
 from klprojax.graphs._files._fg import read_fg
 from klprojax.graphs._files._text import MAX_BYTES, MAX_ENTRIES, format_suffix, show
@@ -12,7 +13,7 @@ from klprojax.graphs._files._uai import read_uai
 from klprojax.graphs._model import DiscreteModel
 
 _SHIPPED = ("alarm", "asia", "child", "insurance")
-_SUFFIXES = (".uai", ".bif", ".fg")
+_SUFFIXES = (".uai", ".bif", ".fg", ".cnf")
 
 
 def read_model(
@@ -26,7 +27,7 @@ def read_model(
     """Read a model file; its extension names the format.
 
     Args:
-        path: a `.uai`, `.bif` or `.fg` file, or `.gz` of one.
+        path: a `.uai`, `.bif`, `.fg` or `.cnf` file, or `.gz` of one.
         max_bytes: limit on the unpacked size in bytes.
         max_entries: limit on table entries that a file implies without listing them.
         repair: how to mend tables of a BIF file, `"normalise"` or `"uniform"`; see `read_bif`.
@@ -51,6 +52,8 @@ def read_model(
         )
     if suffix == ".uai":
         return read_uai(path, max_bytes=max_bytes, encoding=encoding)
+    if suffix == ".cnf":
+        return read_cnf(path, max_bytes=max_bytes, encoding=encoding)
     if suffix == ".fg":
         return read_fg(path, max_bytes=max_bytes, max_entries=max_entries, encoding=encoding)
     expected = f"a file that ends in {', '.join(_SUFFIXES)} or one of these with .gz"

@@ -5,12 +5,13 @@ that promises more than it holds, or unpacks to more than it should, costs no mo
 """
 
 import gzip
+import io
 import math
 import os
 import re
 import stat
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -24,6 +25,8 @@ MAX_SCOPE = 64  # numpy arrays have at most 64 axes
 SPARE_STATES = 2**20  # states that variables without any factor may have, in total
 
 _CHUNK = 2**20
+_MOST_LINE = 2**24  # bytes of a line that is split into words at once
+_MOST_LINES = 2**24
 _TINY = float(np.finfo(np.float64).tiny)
 _LN10 = math.log(10.0)
 _SPACE = np.zeros(256, dtype=bool)
@@ -138,6 +141,23 @@ def recode(path: str | os.PathLike[str], data: bytes, encoding: str | None) -> b
             fix = "try another encoding"
             raise ModelFileError(path, None, f"{encoding} text", show(str(error)), fix) from None
     return data.removeprefix(_BOM)
+
+
+def text_lines(path: str | os.PathLike[str], data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Hand out lines with their numbers, one at a time: a list of them is many times their size.
+
+    Raises:
+        ModelFileError: a line of more than 16 MiB, more than 2^24 lines.
+    """
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if (lines := data.count(b"\n")) > _MOST_LINES:
+        raise ModelFileError(path, None, f"at most {_MOST_LINES} lines", str(lines))
+    for number, line in enumerate(io.BytesIO(data), 1):
+        if len(line) > _MOST_LINE:
+            got = f"one of {len(line)} bytes"
+            raise ModelFileError(path, number, f"lines of at most {_MOST_LINE} bytes", got)
+        yield number, line
 
 
 def read_tokens(
