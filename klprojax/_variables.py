@@ -204,6 +204,14 @@ def put(table: Any, dtype: Any = None) -> Array:
         return jax.device_put(np.asarray(table, dtype))
 
 
+def on_this_cpu(array: Any) -> bool:
+    """Whether numpy can read the numbers where they are."""
+    if isinstance(array, Tracer) or not isinstance(array, jax.Array):
+        return isinstance(array, np.ndarray)
+    devices = array.devices()
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
+
+
 # -- data rows as people have them -----------------------------------------------------------------
 
 

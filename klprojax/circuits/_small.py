@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import jax
 import numpy as np
-from jax.core import Tracer
 
+from .._variables import on_this_cpu
 from ._layered_plan import spans
 from ._leaves import Categorical, Indicator
 from ._structure import SUM, CircuitStructure
@@ -28,7 +27,7 @@ def small_log_partition(
         s.num_edges > _MOST_EDGES
         or s.small_calls >= _MOST_CALLS
         or not all(isinstance(group.family, Indicator | Categorical) for group in s.groups)
-        or not all(map(_at_hand, arrays))
+        or not all(map(on_this_cpu, arrays))
     ):
         return None
     s.small_calls += 1
@@ -52,16 +51,6 @@ def small_log_partition(
                 starts = np.cumsum(s.fan_in[part]) - s.fan_in[part]
                 values[part] = total(weights[edges] + values[s.children[edges]], starts)
     return float(values[s.root])
-
-
-def _at_hand(array: Any) -> bool:
-    """Whether the numbers can be read without waiting for another device."""
-    if not isinstance(array, jax.Array):
-        return isinstance(array, np.ndarray)
-    if isinstance(array, Tracer):
-        return False
-    devices = array.devices()
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def _log_sums(terms: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from .._adjoint import AbstractAdjoint
 from .._sharding import on_any_mesh
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
-from .._variables import put
+from .._variables import on_this_cpu, put
 from ..graphs import FactorGraph
 from ._batch_engine import BatchSweep
 from ._bethe import bethe_log_partition
@@ -40,7 +40,7 @@ from ._messages import (
 )
 from ._odds_engine import OddsFlooding
 from ._schedules import AbstractSchedule, Flooding, Residual, TreeSweep
-from ._solver import AbstractIterativeSolver, check_object, on_this_cpu, verdict
+from ._solver import AbstractIterativeSolver, check_object, verdict
 
 # The first calls of a small problem run in numpy; whoever calls more often has it compiled.
 _EAGER_CALLS = 5

@@ -20,12 +20,12 @@ from jaxtyping import Array, Bool
 from .._adjoint import AbstractAdjoint
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
-from .._variables import put
+from .._variables import on_this_cpu, put
 from ..graphs import FactorGraph
 from ._elimination_plan import EliminationPlan, plan_elimination
 from ._elimination_sweeps import Route, sweep
 from ._messages import batched, dense
-from ._solver import AbstractSolver, TooLargeError, on_this_cpu, size_in_words, verdict
+from ._solver import AbstractSolver, TooLargeError, size_in_words, verdict
 from .contraction import BeyondLimits, contract_graph
 
 

@@ -5,10 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from .._adjoint import AbstractAdjoint
@@ -135,14 +132,6 @@ def verdict(
         result = RESULTS.where(rounding, RESULTS.limited_by_rounding, result)
     result = RESULTS.where(empty, RESULTS.contradiction, result)
     return RESULTS.where(broken, RESULTS.nonfinite, result)
-
-
-def on_this_cpu(table: Array | np.ndarray) -> bool:
-    """Whether numpy can read the numbers where they are."""
-    if isinstance(table, Tracer) or not isinstance(table, jax.Array):
-        return isinstance(table, np.ndarray)
-    devices = table.devices()
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def size_in_words(size: float) -> str:
