@@ -49,7 +49,7 @@ assert history[-1]["validation_accuracy"] > 0.7
 def test_readme_snippets_run_in_order(tmp_path):
     # As a user runs them: in a fresh interpreter, with JAX's own settings.
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     assert all(len([line for line in block.splitlines() if line]) <= 7 for block in blocks)
     script = tmp_path / "script.py"
     script.write_text("\n".join([*blocks, PROMISES]))

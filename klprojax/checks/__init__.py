@@ -13,12 +13,19 @@ from ._section_2 import section_2_gauge_invariance as section_2_gauge_invariance
 from ._section_2 import section_2_product_projection as section_2_product_projection
 
 # isort: split
+from ._sets_and_schemes import one_operator_schemes as one_operator_schemes
+from ._sets_and_schemes import section_2_gaussian as section_2_gaussian
+from ._sets_and_schemes import section_2_moments as section_2_moments
+from ._sets_and_schemes import section_3_2_nearest_points as section_3_2_nearest_points
+
+# isort: split
 from ._proposition_3_1 import proposition_3_1_factored as proposition_3_1_factored
 from ._proposition_3_1 import proposition_3_1_i as proposition_3_1_i
 from ._proposition_3_1 import proposition_3_1_ii_corrected as proposition_3_1_ii_corrected
 from ._proposition_3_1 import proposition_3_1_ii_literal as proposition_3_1_ii_literal
 from ._proposition_3_1 import proposition_3_1_ii_powers as proposition_3_1_ii_powers
 from ._proposition_3_1 import proposition_3_1_iterates as proposition_3_1_iterates
+from ._proposition_3_1 import proposition_3_1_zeros as proposition_3_1_zeros
 from ._proposition_3_1 import t_proj_by_elimination as t_proj_by_elimination
 from ._proposition_3_1 import t_proj_is_exact as t_proj_is_exact
 

@@ -13,7 +13,7 @@ Messages = dict[tuple[int, int], np.ndarray]
 
 
 class Model(NamedTuple):
-    """A factor graph in plain numpy, strictly positive: log-tables are finite."""
+    """A factor graph in plain numpy."""
 
     cardinalities: tuple[int, ...]
     scopes: tuple[tuple[int, ...], ...]
@@ -41,6 +41,19 @@ def random_cycle(seed: int, size: int) -> Model:
     at_least(size, 3)
     rng = np.random.default_rng(seed)
     return _draw(rng, size, [(0,), *((v, (v + 1) % size) for v in range(size))])
+
+
+def with_zeros(model: Model, seed: int) -> Model:
+    """Exclude one joint state in every pairwise factor; the first state of all stays possible."""
+    rng = np.random.default_rng(seed)
+    tables = []
+    for table in model.log_tables:
+        table = table.copy()
+        if table.ndim == 2:
+            row, column = rng.integers(table.shape)
+            table[max(row, 1), column] = -np.inf
+        tables.append(table)
+    return model._replace(log_tables=tuple(tables))
 
 
 def _draw(rng: np.random.Generator, size: int, scopes: list[tuple[int, ...]]) -> Model:

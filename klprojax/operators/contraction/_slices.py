@@ -56,7 +56,7 @@ def contract_in_slices(
         fixed.append(_next_variable(program, cardinalities, needed, seconds))
     if not fixed:
         return contract(cardinalities, scopes, log_tables, of_tables=of_tables)
-    total = _Sum(cardinalities, log_tables if of_tables else None)
+    total = _Together(cardinalities, log_tables if of_tables else None)
     for states in product(*(range(cardinalities[v]) for v in fixed)):
         at = dict(zip(fixed, states, strict=True))
         index = [tuple(at.get(v, slice(None)) for v in scope) for scope in scopes]
@@ -67,7 +67,7 @@ def contract_in_slices(
     return total.normalised()
 
 
-class _Sum:
+class _Together:
     """Log-weights summed over slices, entry by entry."""
 
     def __init__(self, cardinalities: Sequence[int], log_tables: Sequence[np.ndarray] | None):
