@@ -32,7 +32,7 @@ ROWS = {
     "geometry": "section_2",
     "projections": "proposition_3_1 t_proj one_operator",
     "operators": "t_proj proposition_3_1 one_operator_codes theorem_3_3_differential",
-    "lifting": "lemma_3_2 theorem_3_3 corollary_3_4",
+    "lifting": "section_3_2 lemma_3_2 theorem_3_3 corollary_3_4",
     "circuits": "theorem_4 lemma_4 one_operator_circuits one_operator_em remark_4_7",
     "training": "one_operator_training corollary_3_4_training",
 }
