@@ -152,13 +152,13 @@ class ChainScan(AbstractSweep):
         stack = jnp.concatenate([_pad(table, own.shape[1]) for table in turned])
         before = jnp.asarray(np.cumsum(rows) - rows)[chains.kind]
         pairs = stack[before + jnp.minimum(chains.row, jnp.asarray(rows - 1)[chains.kind])]
-        times = jax.checkpoint(partial(_times, self.semiring))
+        times, back = (jax.checkpoint(partial(_times, self.semiring, b)) for b in (False, True))
         left, right = own[chains.left], own[chains.right]
         ahead, scales, _ = lax.associative_scan(
             times, (*_leveled(left[:, :, None] + pairs), jnp.asarray(chains.starts))
         )
         behind, _, _ = lax.associative_scan(
-            lambda later, one: times(later, one, backwards=True),
+            back,
             (*_leveled(pairs + right[:, None, :]), jnp.asarray(chains.ends)),
             reverse=True,
         )
@@ -168,7 +168,7 @@ class ChainScan(AbstractSweep):
         return reduce(behind, 2, self.semiring), to_right, mass
 
 
-def _times(semiring: Semiring, one, two, backwards: bool = False):
+def _times(semiring: Semiring, backwards: bool, one, two):
     """Product of two runs of links; where the second is the first of its path, it alone."""
     (a, a_scale, _), (b, b_scale, fresh) = one, two
     first, second = (b, a) if backwards else (a, b)

@@ -241,8 +241,8 @@ def _tables(
     if len(turned) == 1 and turned[0].shape[0] == 1:
         return None, turned[0]
     if all(table.shape[0] == 1 for table in turned):
-        rows = [np.zeros(width, np.int32) for width in kind.widths]
-        return None, jnp.concatenate([t[r] for t, r in zip(turned, rows, strict=True)])
+        some = [t[np.zeros(w, np.int32)] for t, w in zip(turned, kind.widths, strict=True)]
+        return None, jnp.concatenate(some)
     some = [t[jnp.minimum(r, len(t) - 1)] for t, r in zip(turned, rows, strict=True)]
     return jnp.concatenate(some, axis=1), None
 
