@@ -148,9 +148,9 @@ class ChainScan(AbstractSweep):
         """Every link's message to the left and to the right, any gauge; the paths' log-mass."""
         full = dense(graph, tables)
         turned = [full[g].swapaxes(1, 2) if turn else full[g] for g, turn in chains.kinds]
-        rows = np.asarray([len(table) for table in turned])
+        rows = np.asarray([len(table) for table in turned], np.int32)
         stack = jnp.concatenate([_pad(table, own.shape[1]) for table in turned])
-        before = jnp.asarray(np.cumsum(rows) - rows)[chains.kind]
+        before = jnp.asarray(np.cumsum(rows, dtype=np.int32) - rows)[chains.kind]
         pairs = stack[before + jnp.minimum(chains.row, jnp.asarray(rows - 1)[chains.kind])]
         times, back = (jax.checkpoint(partial(_times, self.semiring, b)) for b in (False, True))
         left, right = own[chains.left], own[chains.right]

@@ -276,7 +276,7 @@ def _cuts(counts: np.ndarray) -> list[int]:
             width = widest[:, a:b].max(axis=1)
             bodies = np.count_nonzero(width)
             levels = places[b] - places[a]
-            cost = levels * (int(width.sum()) + STEP_ROWS * bodies) + BODY_ROWS * bodies
+            cost = levels * (int(width.sum()) + STEP_ROWS * bodies) + BODY_ROWS * (bodies + 4)
             options.append((best[a][0] + cost, [*best[a][1], places[b]]))
         best.append(min(options))
     return best[-1][1]
