@@ -73,12 +73,15 @@ class Run(eqx.Module):
     Attributes:
         kinds: what a level computes.
         registers: number of registers, per class.
+        straight: per class, whether rows hand every message on to the row of the same number, one
+            level further, so that the messages of a level are the registers as they are.
         rows: per kind and member, the factors of each level ``[levels, rows]``, padded with 0.
         parents, children: slots towards the roots and towards the leaves.
     """
 
     kinds: tuple[Kind, ...] = eqx.field(static=True)
     registers: tuple[int, ...] = eqx.field(static=True)
+    straight: tuple[bool, ...] = eqx.field(static=True)
     rows: tuple[tuple[np.ndarray, ...], ...]
     parents: Slots
     children: Slots
@@ -332,7 +335,7 @@ def _run(
             group = graph.signature.groups[m.group]
             key = m.group if group.rule else tuple(group.shape[a] for a in m.axes)
             kinds.setdefault(key, []).append((m, table))
-    parents, children = (
+    (up, parents, came), (down, children, goes) = (
         _slots(graph, list(kinds.values()), registers, run, towards) for towards in (True, False)
     )
     return Run(
@@ -340,18 +343,22 @@ def _run(
             Kind(
                 tuple((m.group, m.axes) for m, _ in entries),
                 tuple(table.shape[1] for _, table in entries),
-                up,
-                down,
+                to_parents,
+                to_children,
             )
-            for entries, up, down in zip(kinds.values(), parents[0], children[0], strict=True)
+            for entries, to_parents, to_children in zip(kinds.values(), up, down, strict=True)
         ),
         registers.numbers[run],
+        tuple(
+            a.shape == b.shape and bool((a[:-1] == b[1:]).all())
+            for a, b in zip(came, goes, strict=True)
+        ),
         tuple(
             tuple(np.where(table < 0, 0, m.rows[table]).astype(np.int32) for m, table in entries)
             for entries in kinds.values()
         ),
-        parents[1],
-        children[1],
+        parents,
+        children,
     )
 
 
@@ -361,8 +368,13 @@ def _slots(
     registers: _Registers,
     run: int,
     towards: bool,
-) -> tuple[list[tuple[int | None, ...]], Slots]:
-    """Per kind and axis the first row of its messages in one direction, and the rows."""
+) -> tuple[list[tuple[int | None, ...]], Slots, list[np.ndarray]]:
+    """Messages in one direction.
+
+    Returns:
+        Per kind and axis the first row, the rows, and per class which variable's register they use,
+        -1 for none.
+    """
     sizes = [len(rows) for rows in graph.wiring.edges]
     blocks = graph.edge_blocks
     edges: list[list[np.ndarray]] = [[] for _ in sizes]
@@ -386,23 +398,29 @@ def _slots(
         places.append(tuple(mine))
     depth = kinds[0][0][1].shape[0]
     nothing = [np.zeros((depth, 0), np.int64)]
+    users = []
+    for own in owners:
+        owner = np.concatenate(own or nothing, axis=1)
+        held = (owner >= 0) & (registers.of[owner] >= 0) & (registers.run[owner] == run)
+        users.append(np.where(held, owner, -1))
     columns = [
-        _traffic(np.concatenate(own or nothing, axis=1), registers, run, count)
-        for own, count in zip(owners, registers.numbers[run], strict=True)
+        _traffic(user, registers.of, count)
+        for user, count in zip(users, registers.numbers[run], strict=True)
     ]
     flat = [np.concatenate(e or nothing, axis=1).astype(np.int32) for e in edges]
-    return places, Slots(tuple(flat), *(tuple(column) for column in zip(*columns, strict=True)))
+    slots = Slots(tuple(flat), *(tuple(column) for column in zip(*columns, strict=True)))
+    return places, slots, users
 
 
 def _traffic(
-    owner: np.ndarray, registers: _Registers, run: int, count: int
+    user: np.ndarray, register_of: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """`Slots.registers`, `Slots.sources` and `Slots.more` of one class, given rows' variables."""
-    held = (owner >= 0) & (registers.of[owner] >= 0) & (registers.run[owner] == run)
-    register = np.where(held, registers.of[owner], count)
+    """`Slots.registers`, `Slots.sources` and `Slots.more` of one class."""
+    held = user >= 0
+    register = np.where(held, register_of[user], count)
     levels, rows = np.nonzero(held)
-    _, first = np.unique(owner[held], return_index=True)
-    sources = np.tile(np.arange(count) + owner.shape[1], (len(owner), 1))
+    _, first = np.unique(user[held], return_index=True)
+    sources = np.tile(np.arange(count) + user.shape[1], (len(user), 1))
     sources[levels[first], register[held][first]] = rows[first]
     more = register.copy()
     more[levels[first], rows[first]] = count

@@ -128,8 +128,17 @@ class LevelSweep(AbstractSweep):
 
         def level(registers, x):
             by_level, heard, others, before, reads, sources, more = x
-            held = _take(registers, reads)
-            heard = tuple(message + waiting for message, waiting in zip(heard, held, strict=True))
+            heard = tuple(
+                message
+                + (
+                    jnp.where((read < count)[:, None], held, 0.0)
+                    if straight
+                    else _take((held,), (read,))[0]
+                )
+                for message, held, read, straight, count in zip(
+                    heard, registers, reads, run.straight, run.registers, strict=True
+                )
+            )
             above, below = (None, heard) if up else (heard, others)
             out, tops = zip(
                 *map(leveled, self._outgoing(graph, run.kinds, by_level, shared, above, below)),
@@ -138,8 +147,10 @@ class LevelSweep(AbstractSweep):
             if before is not None:
                 out = tuple(damp(n, o, self.damping) for n, o in zip(out, before, strict=True))
             registers = tuple(
-                jnp.concatenate([new, held])[source]
-                for new, held, source in zip(out, registers, sources, strict=True)
+                new if straight else jnp.concatenate([new, held])[source]
+                for new, held, source, straight in zip(
+                    out, registers, sources, run.straight, strict=True
+                )
             )
             registers = tuple(
                 held if to is None else held.at[to].add(new, mode="drop")
@@ -148,8 +159,14 @@ class LevelSweep(AbstractSweep):
             return registers, (out, tops)
 
         start = tuple(
-            jnp.zeros((count, card), children[0].dtype)
-            for count, card in zip(run.registers, graph.signature.cardinalities, strict=True)
+            jnp.zeros((edges.shape[1] if straight else count, card), children[0].dtype)
+            for edges, straight, count, card in zip(
+                writes.edges,
+                run.straight,
+                run.registers,
+                graph.signature.cardinalities,
+                strict=True,
+            )
         )
         heard, others = (children, None) if up else (parents, children)
         xs = by_level, heard, others, before, reads.registers, writes.sources, writes.more
