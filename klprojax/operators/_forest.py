@@ -87,7 +87,7 @@ class Run(eqx.Module):
     children: Slots
 
 
-class Plan(eqx.Module):
+class SweepPlan(eqx.Module):
     """A sweep over a forest.
 
     Attributes:
@@ -228,7 +228,7 @@ class _Registers(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def tree_plan(graph: FactorGraph) -> Plan:
+def tree_plan(graph: FactorGraph) -> SweepPlan:
     """The plan of a sweep.
 
     Raises:
@@ -240,12 +240,12 @@ def tree_plan(graph: FactorGraph) -> Plan:
         root[m.scopes[~m.towards]] = False
     roots = tuple(root[v] for v in graph.variables.members)
     if not members:
-        return Plan((), roots)
+        return SweepPlan((), roots)
     depth = 1 + max(int(m.levels[-1]) for m in members)
     cuts = _cuts(np.array([np.bincount(m.levels, minlength=depth) for m in members]))
     registers = _registers(graph, members, cuts)
     runs = [_run(graph, members, registers, run, span) for run, span in enumerate(pairwise(cuts))]
-    return Plan(tuple(runs), roots)
+    return SweepPlan(tuple(runs), roots)
 
 
 def _members(graph: FactorGraph, hung: Forest) -> Iterator[_Member]:

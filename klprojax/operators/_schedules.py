@@ -85,15 +85,17 @@ class TreeSweep(AbstractSchedule):
     alone, and log Z grows by ``log s`` per step of ``s`` states added:
 
         >>> import jax, numpy as np, klprojax
-        >>> graph = klprojax.FactorGraph([2] * 4, [[[0, 1], [1, 2], [2, 3]], [[0], [1], [2], [3]]])
-        >>> pair, seen = np.log([[0.9, 0.1], [0.3, 0.7]]), np.log([[0.2, 0.8]] * 4)
-        >>> length = np.array([4, 2])
-        >>> pairs = np.where(np.arange(1, 4)[:, None, None] < length[:, None, None, None], pair, 0)
-        >>> seens = np.where(np.arange(4)[:, None] < length[:, None, None], seen, 0)
+        >>> steps = np.arange(4)
+        >>> links = np.stack([steps[:-1], steps[1:]], axis=1)
+        >>> graph = klprojax.FactorGraph([2] * 4, [links, steps[:, None]])
+        >>> pair, seen = np.log([[0.9, 0.1], [0.3, 0.7]]), np.log([0.2, 0.8])
+        >>> inside = np.arange(4) < np.array([[4], [2]])  # lengths 4 and 2
+        >>> pairs = jax.numpy.asarray(np.where(inside[:, 1:, None, None], pair, 0.0))
+        >>> seens = jax.numpy.asarray(np.where(inside[:, :, None], seen, 0.0))
         >>> sweep = klprojax.BeliefPropagation(schedule=klprojax.TreeSweep())
         >>> def smooth(pairs, seens):
         ...     return klprojax.infer(graph, (pairs, seens), sweep, throw=False).marginals[0]
-        >>> jax.vmap(smooth)(jax.numpy.asarray(pairs), jax.numpy.asarray(seens)).shape
+        >>> jax.vmap(smooth)(pairs, seens).shape
         (2, 4, 2)
 
     Raises (when used):

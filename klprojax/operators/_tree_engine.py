@@ -13,7 +13,7 @@ from .._types import FactorTables
 from ..geometry import log_normalize
 from ..graphs import FactorGraph
 from ._engines import AbstractEngine, message_change, outgrown
-from ._forest import Kind, Plan, Run, Slots
+from ._forest import Kind, Run, Slots, SweepPlan
 from ._messages import (
     Messages,
     Semiring,
@@ -62,7 +62,7 @@ class LevelSweep(AbstractSweep):
 
     semiring: Semiring = eqx.field(static=True)
     damping: float = eqx.field(static=True)
-    plan: Plan
+    plan: SweepPlan
 
     def prepare(self, graph, tables, log_evidence):
         """Graph, tables and evidence as they are, the plan, and the tables' reach."""
@@ -140,8 +140,9 @@ class LevelSweep(AbstractSweep):
                 )
             )
             above, below = (None, heard) if up else (heard, others)
+            own = (s if b is None else b for b, s in zip(by_level, shared, strict=True))
             out, tops = zip(
-                *map(leveled, self._outgoing(graph, run.kinds, by_level, shared, above, below)),
+                *map(leveled, self._outgoing(graph, run.kinds, own, above, below)),
                 strict=True,
             )
             if before is not None:
@@ -181,14 +182,13 @@ class LevelSweep(AbstractSweep):
         self,
         graph: FactorGraph,
         kinds: tuple[Kind, ...],
-        by_level: tuple[Array | None, ...],
-        shared: tuple[Array | None, ...],
+        tables: Iterable[Any],
         above: tuple[Array, ...] | None,
         below: tuple[Array, ...],
     ) -> tuple[Array, ...]:
         """One level's messages, any gauge: up if ``above`` is None."""
         out: list[list[Array]] = [[] for _ in below]
-        for kind, own, common in zip(kinds, by_level, shared, strict=True):
+        for kind, table in zip(kinds, tables, strict=True):
             group = graph.signature.groups[kind.members[0][0]]
             axes = kind.members[0][1]
             width = sum(kind.widths)
@@ -203,7 +203,6 @@ class LevelSweep(AbstractSweep):
                     message = message + below[c][down : down + width]
                 incoming.append(message)
             asked = [j for j, place in enumerate(places) if place is not None]
-            table = common if own is None else own
             messages = unnormalized(group, table, tuple(incoming), self.semiring, asked)
             for j, message in zip(asked, messages, strict=True):
                 out[group.classes[axes[j]]].append(message)
@@ -274,7 +273,7 @@ def _variables(graph: FactorGraph, slots: Slots) -> tuple[Array, ...]:
     )
 
 
-def _take(tables: Iterable[Array], rows: Iterable[Array]) -> tuple[Array, ...]:
+def _take(tables: Iterable[Array], rows: Iterable[Any]) -> tuple[Array, ...]:
     """Rows of each table; 0 for padding."""
     return tuple(
         table.at[row].get(mode="fill", fill_value=0)
@@ -284,9 +283,7 @@ def _take(tables: Iterable[Array], rows: Iterable[Array]) -> tuple[Array, ...]:
     )
 
 
-def _add(
-    tables: Iterable[Array], rows: Iterable[Array], terms: Iterable[Array]
-) -> tuple[Array, ...]:
+def _add(tables: Iterable[Array], rows: Iterable[Any], terms: Iterable[Array]) -> tuple[Array, ...]:
     """Add to rows of each table; padding goes nowhere."""
     return tuple(
         table.at[row].add(term, mode="drop") if table.shape[0] else table
