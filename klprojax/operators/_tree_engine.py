@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -171,7 +172,10 @@ class LevelSweep(AbstractSweep):
         )
         heard, others = (children, None) if up else (parents, children)
         xs = by_level, heard, others, before, reads.registers, writes.sources, writes.more
-        _, (out, tops) = lax.scan(level, start, xs, reverse=not up)
+        # Derivatives compute a level's sums again: to keep them costs more than that, in time too.
+        _, (out, tops) = lax.scan(
+            jax.checkpoint(level, prevent_cse=False), start, xs, reverse=not up
+        )
         scales = [
             jnp.sum(jnp.where(edges < len(all_edges), top[..., 0], 0.0))
             for top, edges, all_edges in zip(tops, writes.edges, graph.wiring.edges, strict=True)
