@@ -20,7 +20,7 @@ LENGTHS = (100, 1000, 10_000, 100_000)
 STATES, SYMBOLS, SEQUENCES = 4, 6, 8
 PLAIN = "plain scan"
 # Beyond these building or running takes minutes: it grows faster than the length.
-LONGEST = {"BP TreeSweep": 10_000, "explicit circuit": 10_000}
+LONGEST = {"explicit circuit": 10_000}
 
 
 def chain(length: int) -> dict[str, np.ndarray]:

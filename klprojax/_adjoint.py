@@ -50,6 +50,8 @@ class UnrolledAdjoint(AbstractAdjoint):
 
     def loop(self, step: Step, inputs: Any, carry: Any, max_steps: int) -> tuple[Any, Any]:
         """See `AbstractAdjoint.loop`."""
+        if max_steps == 1:
+            return step(inputs, carry)[0], jnp.int32(1)
 
         @jax.custom_jvp
         def run(inputs, carry):

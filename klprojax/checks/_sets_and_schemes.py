@@ -272,7 +272,7 @@ def section_3_2_nearest_points(seed: int = 0, size: int = 6, dtype: Any = None) 
         slope = after * (x - logits) + p - probs
         for k in range(3):
             x[k] -= np.linalg.solve(np.diag(after + p[k]) - np.outer(p[k], p[k]), slope[k])
-    rows = [jnp.asarray(row, dtype) for row in (logits, probs)]
+    rows = jnp.asarray(logits, dtype), jnp.asarray(probs, dtype)
     gaps.append(largest_difference(cross_entropy_proximal(*rows, after), x))
     # A grid of width 1e-12 at the end; a handful of roundings.
     return float(np.max(gaps)), by_precision(dtype, 1e-10, 1e-5)

@@ -7,6 +7,7 @@ own variables, belief propagation, and structured factors with cheap messages.
 from ._belief_propagation import BeliefPropagation as BeliefPropagation
 from ._belief_propagation import BPState as BPState
 from ._elimination import Elimination as Elimination
+from ._forest import is_forest as is_forest
 from ._hybrid import DykstraHybrid as DykstraHybrid
 from ._hybrid import HybridState as HybridState
 from ._infer import infer as infer
@@ -22,7 +23,6 @@ from ._schedules import Flooding as Flooding
 from ._schedules import Residual as Residual
 from ._schedules import Sequential as Sequential
 from ._schedules import TreeSweep as TreeSweep
-from ._schedules import is_forest as is_forest
 from ._solver import AbstractIterativeSolver as AbstractIterativeSolver
 from ._solver import AbstractSolver as AbstractSolver
 from ._solver import TooLargeError as TooLargeError

@@ -26,8 +26,10 @@ from ..graphs import FactorGraph
 from ._batch_engine import BatchSweep
 from ._bethe import bethe_log_partition
 from ._binary_engine import BinaryFlooding
+from ._chain_engine import ChainScan, chains
 from ._eager_flooding import EagerFlooding, is_small
 from ._engines import AbstractEngine, LinearFlooding, LogFlooding
+from ._forest import tree_plan
 from ._messages import (
     Messages,
     Semiring,
@@ -41,6 +43,7 @@ from ._messages import (
 from ._odds_engine import OddsFlooding
 from ._schedules import AbstractSchedule, Flooding, Residual, TreeSweep
 from ._solver import AbstractIterativeSolver, check_object, verdict
+from ._tree_engine import LevelSweep
 
 # The first calls of a small problem run in numpy; whoever calls more often has it compiled.
 _EAGER_CALLS = 5
@@ -117,6 +120,11 @@ class BeliefPropagation(AbstractIterativeSolver):
         check_object("schedule", self.schedule, AbstractSchedule, "Flooding(), TreeSweep()")
         if not 0.0 <= self.damping < 1.0:
             raise ValueError(f"damping is {self.damping}; it must be in [0, 1).")
+        if self.damping and isinstance(self.schedule, TreeSweep) and self.schedule.parallel:
+            raise ValueError(
+                f"damping is {self.damping} with TreeSweep(parallel=True), which multiplies tables "
+                "and has no messages to damp; it must be 0. Use TreeSweep()."
+            )
         if not self.tolerance >= 0.0:
             raise ValueError(f"tolerance is {self.tolerance}; it must be at least 0.")
 
@@ -164,7 +172,7 @@ class BeliefPropagation(AbstractIterativeSolver):
         factor_beliefs: bool,
     ) -> Solution:
         """See `infer`."""
-        if isinstance(self.schedule, TreeSweep):
+        if self._is_exact:
             max_steps = 1
         if self._is_for_numpy(graph, (log_potentials, log_evidence, init), max_steps):
             return self._eagerly(
@@ -271,7 +279,15 @@ class BeliefPropagation(AbstractIterativeSolver):
         # Inside `jit`, what known numbers give is not known either.
         return engines if isinstance(safe, Tracer) else (choices[int(np.argmax(np.asarray(safe)))],)
 
+    @property
+    def _is_exact(self) -> bool:
+        return isinstance(self.schedule, TreeSweep) and self.damping == 0.0
+
     def _log_engine(self, graph: FactorGraph) -> AbstractEngine:
+        if isinstance(self.schedule, TreeSweep) and graph.num_factors:
+            if self.schedule.parallel:
+                return ChainScan(self.semiring, self.damping, chains(graph))
+            return LevelSweep(self.semiring, self.damping, tree_plan(graph))
         batches = self.schedule.batches(graph)
         if batches is not None:
             return BatchSweep(self.semiring, self.damping, batches)
@@ -312,8 +328,12 @@ def _iterate(
     messages: Messages,
     max_steps: int,
     adjoint: AbstractAdjoint,
-) -> tuple[Messages, Array, Array, Array]:
-    """Run the loop with one engine: messages, residual, steps, whether the messages diverged."""
+) -> tuple[Messages, Array | None, Array, Array, Array]:
+    """Run the loop with one engine.
+
+    Returns:
+        Messages, log-partition if the engine has it, residual, steps, whether messages diverged.
+    """
     inputs = engine.prepare(graph, tables, log_evidence)
     start = engine.load(graph, messages)
     infinity = jnp.full((), jnp.inf, messages[0].dtype if messages else None)
@@ -321,7 +341,7 @@ def _iterate(
     def step(inputs, state):
         carry, residual = state
         after = engine.step(inputs, carry)
-        if solver.tolerance == 0.0:
+        if solver.tolerance == 0.0 or solver._is_exact:
             return (after, residual), jnp.bool_(False)
         # The residual steers the loop; no derivative passes through it.
         residual = jnp.where(engine.diverged(after), jnp.inf, engine.change(inputs, after, carry))
@@ -331,11 +351,13 @@ def _iterate(
         return (after, residual), done | ~jnp.isfinite(residual)
 
     (carry, residual), steps = adjoint.loop(step, inputs, (start, infinity), max_steps)
+    if solver._is_exact:  # the next step would change nothing
+        residual = jnp.where(engine.diverged(carry), residual, 0.0)
     diverged = jnp.isposinf(residual) & (steps > 0)
-    if solver.tolerance == 0.0:
+    if solver.tolerance == 0.0 and not solver._is_exact:
         residual = lax.stop_gradient(engine.change(inputs, engine.step(inputs, carry), carry))
         diverged = jnp.bool_(False)
-    return engine.store(graph, carry), residual, steps, diverged
+    return engine.store(graph, carry), engine.log_partition(carry), residual, steps, diverged
 
 
 @eqx.filter_jit
@@ -363,24 +385,25 @@ def _solve(
     safe = engines[0].is_safe(graph, tables, log_evidence)
     operands = (tables, log_evidence, state.messages)
     if len(routes) == 1:
-        messages, residual, steps, diverged = routes[0](*operands)
+        messages, log_partition, residual, steps, diverged = routes[0](*operands)
     else:
-        messages, residual, steps, diverged = lax.cond(safe, *routes, *operands)
+        messages, log_partition, residual, steps, diverged = lax.cond(safe, *routes, *operands)
     at_variables = totals(graph, messages, log_evidence, finite=finite)
     beliefs = log_beliefs(at_variables)
-    sweep = isinstance(solver.schedule, TreeSweep)
     _, end = solver.terminate(BPState(messages, residual))
-    if sweep or not any(g.shape for g in graph.signature.groups):  # nothing that could change
+    # Without a factor on a variable there is nothing that could change.
+    if solver._is_exact or not any(g.shape for g in graph.signature.groups):
         end = RESULTS.successful
-    log_partition = bethe_log_partition(
-        graph,
-        tables,
-        messages,
-        at_variables,
-        solver.semiring,
-        finite=finite,
-        mass_of=engines[0].log_mass if len(engines) == 1 else log_mass,
-    )
+    if log_partition is None:
+        log_partition = bethe_log_partition(
+            graph,
+            tables,
+            messages,
+            at_variables,
+            solver.semiring,
+            finite=finite,
+            mass_of=engines[0].log_mass if len(engines) == 1 else log_mass,
+        )
     result = verdict(beliefs, log_partition, end, residual)
     result = RESULTS.where(diverged, RESULTS.diverged, result)
     if solver.engine == "fast":
@@ -392,9 +415,9 @@ def _solve(
         if factor_beliefs
         else None,
         result=result,
-        residual=jnp.zeros_like(residual) if sweep else residual,
+        residual=residual,
         steps=steps,
         converged=jnp.asarray(end == RESULTS.successful),
         state=BPState(messages, residual),
-        exact=sweep,
+        exact=solver._is_exact,
     )

@@ -86,6 +86,11 @@ class AbstractEngine(eqx.Module):
         """See `_messages.log_mass`."""
         return log_mass(group, table, incoming, semiring)
 
+    def log_partition(self, carry: Any) -> Float[Array, ""] | None:
+        """The log-partition (nats) where the step computes it; None leaves it to the Bethe form."""
+        del carry
+        return None
+
     def sends_finite(self, graph: FactorGraph) -> bool:
         """Whether no message is `-inf` where the numbers are safe and the start was finite."""
         del graph

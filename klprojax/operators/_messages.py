@@ -7,6 +7,7 @@ message that came along the edge.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
@@ -181,21 +182,32 @@ def outgoing(
     semiring: Semiring,
 ) -> tuple[Float[Array, "factors _"], ...]:
     """Factor-to-variable messages ``m_{g->i}`` for every axis, gauge logsumexp = 0."""
+    messages = unnormalized(group, table, incoming, semiring, range(len(incoming)))
+    if group.rule is not None and len(set(group.shape)) == 1:
+        # One normalisation, not one per axis: rules have hundreds of axes to compile.
+        together = log_normalize(jnp.concatenate(messages), axis=1)
+        return tuple(jnp.split(together, len(messages)))
+    return tuple(log_normalize(message, axis=1) for message in messages)
+
+
+def unnormalized(
+    group: GroupSignature,
+    table: Float[Array, "..."],
+    incoming: tuple[Float[Array, "factors _"], ...],
+    semiring: Semiring,
+    asked: Iterable[int],
+) -> tuple[Float[Array, "factors _"], ...]:
+    """Factor-to-variable messages for some axes, any gauge."""
     if group.rule is not None:
         messages = group.rule.messages(table, incoming, semiring)
-        if len(set(group.shape)) == 1:
-            # One normalisation, not one per axis: rules have hundreds of axes to compile.
-            together = log_normalize(jnp.concatenate(messages), axis=1)
-            return tuple(jnp.split(together, len(messages)))
-    else:
-        arity = table.ndim - 1
-        messages = []
-        for a in range(arity):
-            others = tuple(b + 1 for b in range(arity) if b != a)
-            product = joint(table, incoming, skip=a)
-            message = reduce(product, others, semiring) if others else product
-            messages.append(jnp.broadcast_to(message, incoming[a].shape))
-    return tuple(log_normalize(message, axis=1) for message in messages)
+        return tuple(messages[a] for a in asked)
+    out = []
+    for a in asked:
+        others = tuple(b + 1 for b in range(table.ndim - 1) if b != a)
+        product = joint(table, incoming, skip=a)
+        message = reduce(product, others, semiring) if others else product
+        out.append(jnp.broadcast_to(message, incoming[a].shape))
+    return tuple(out)
 
 
 def log_mass(

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from ..graphs import FactorGraph
+from ._forest import forest
+from ._forest import is_forest as is_forest
 
 # Per group, which factors each batch updates, [batches, width], padded with the factor count.
 Batches = tuple[Int[Array | np.ndarray, "_ _"], ...]
@@ -68,11 +70,42 @@ class Sequential(AbstractSchedule):
 class TreeSweep(AbstractSchedule):
     """One upward and one downward pass: exact after a single step on a tree or forest.
 
-    Raises (when used):
-        ValueError: the graph has a cycle.
+    Time and memory grow linearly with the number of factors, whatever the shape of the trees, also
+    under ``jit``, ``vmap`` and in both modes of differentiation. With damping it is no longer
+    exact, and is repeated like any other schedule.
 
-    Reference: Proposition 3.1 (i).
+    Args:
+        parallel: multiply the tables of chains by an associative scan instead: about ``2 log2(T)``
+            dependent steps for chains of ``T`` variables, not ``T``, but ``O(T s^3)`` work for
+            ``s`` states, not ``O(T s^2)``, and ``T`` tables at once in memory. It pays on an
+            accelerator, for long chains of few states; on a CPU it does not.
+
+    Sequences of unequal length are one batch once the shorter ones are padded: steps after the end
+    whose tables are 0 throughout say nothing, so those before it get the marginals they would have
+    alone, and log Z grows by ``log s`` per step of ``s`` states added:
+
+        >>> import jax, numpy as np, klprojax
+        >>> steps = np.arange(4)
+        >>> links = np.stack([steps[:-1], steps[1:]], axis=1)
+        >>> graph = klprojax.FactorGraph([2] * 4, [links, steps[:, None]])
+        >>> pair, seen = np.log([[0.9, 0.1], [0.3, 0.7]]), np.log([0.2, 0.8])
+        >>> inside = np.arange(4) < np.array([[4], [2]])  # lengths 4 and 2
+        >>> pairs = jax.numpy.asarray(np.where(inside[:, 1:, None, None], pair, 0.0))
+        >>> seens = jax.numpy.asarray(np.where(inside[:, :, None], seen, 0.0))
+        >>> sweep = klprojax.BeliefPropagation(schedule=klprojax.TreeSweep())
+        >>> def smooth(pairs, seens):
+        ...     return klprojax.infer(graph, (pairs, seens), sweep, throw=False).marginals[0]
+        >>> jax.vmap(smooth)(pairs, seens).shape
+        (2, 4, 2)
+
+    Raises (when used):
+        ValueError: the graph has a cycle, or with ``parallel`` is not made of chains only: plain
+            paths of factors on two variables, with any factors on one variable.
+
+    Reference: Proposition 3.1 (i); for ``parallel``, Särkkä, García-Fernández (2021).
     """
+
+    parallel: bool = eqx.field(static=True, default=False)
 
     def batches(self, graph: FactorGraph) -> Batches | None:
         """Levels from the leaves to the roots and back; None without factors."""
@@ -97,93 +130,10 @@ def _sequential_batches(graph: FactorGraph) -> Batches:
 
 @lru_cache(maxsize=32)
 def _tree_batches(graph: FactorGraph) -> Batches:
-    depth = _factor_depths(graph)
-    top = max((int(d.max(initial=0)) for d in depth), default=0)
-    up = pad_batches([top - d for d in depth])
-    down = pad_batches(depth)
+    levels = forest(graph).levels
+    top = max(int(level.max(initial=0)) for level in levels)
+    up, down = pad_batches([*levels]), pad_batches([top - level for level in levels])
     return tuple(np.concatenate(pair) for pair in zip(up, down, strict=True))
-
-
-def is_forest(graph: FactorGraph) -> bool:
-    """Whether the factor graph has no cycle, so that `TreeSweep` is exact.
-
-    Args:
-        graph: the structure.
-
-    Returns:
-        A Python bool.
-    """
-    return _roots_and_cycle(graph)[1] is None
-
-
-@lru_cache(maxsize=32)
-def _roots_and_cycle(graph: FactorGraph) -> tuple[np.ndarray, int | None]:
-    """Component root of each variable, and a variable on a cycle if there is one."""
-    parent = np.arange(graph.num_variables)
-
-    def find(v: int) -> int:
-        while parent[v] != v:
-            parent[v] = parent[parent[v]]
-            v = int(parent[v])
-        return v
-
-    for scope in graph.group_scopes:
-        for variables in scope.tolist():
-            for v in variables[1:]:
-                a, b = find(variables[0]), find(v)
-                if a == b:
-                    return parent, v
-                parent[a] = b
-    return np.array([find(v) for v in range(len(parent))], np.int64), None
-
-
-def _factor_depths(graph: FactorGraph) -> list[np.ndarray]:
-    """Distance of every factor from the middle of its tree, counted in factors."""
-    roots, cycle = _roots_and_cycle(graph)
-    if cycle is not None:
-        raise ValueError(
-            f"TreeSweep needs a graph without cycles, but variable {cycle} is on one. Use "
-            "Elimination() for exact answers or another schedule for approximate ones."
-        )
-    scopes = graph.group_scopes
-    at: list[list[tuple[int, int]]] = [[] for _ in range(graph.num_variables)]
-    for g, scope in enumerate(scopes):
-        for row, variables in enumerate(scope.tolist()):
-            for v in variables:
-                at[v].append((g, row))
-
-    def walk(start: int) -> tuple[list[tuple[int, int, int]], dict[int, int]]:
-        """Breadth-first: (group, row, depth) of each factor, and who led to each variable."""
-        order, came_from, seen = [], {start: -1}, set()
-        frontier, level = [start], 0
-        while frontier:
-            following = []
-            for v in frontier:
-                for factor in at[v]:
-                    if factor in seen:
-                        continue
-                    seen.add(factor)
-                    order.append((*factor, level))
-                    for u in scopes[factor[0]][factor[1]].tolist():
-                        if u not in came_from:
-                            came_from[u] = v
-                            following.append(u)
-            frontier, level = following, level + 1
-        return order, came_from
-
-    depth = [np.zeros(len(scope), np.int64) for scope in scopes]
-    for root in np.unique(roots).tolist():
-        # The last variable reached is an end of a longest path; its middle halves the depth.
-        _, reached = walk(root)
-        end = next(reversed(reached))
-        _, back = walk(end)
-        path = [next(reversed(back))]
-        while back[path[-1]] != -1:
-            path.append(back[path[-1]])
-        order, _ = walk(path[len(path) // 2])
-        for g, row, level in order:
-            depth[g][row] = level
-    return depth
 
 
 def pad_batches(levels: list[np.ndarray]) -> Batches:

@@ -21,8 +21,9 @@ from ..graphs import FactorGraph
 from ..graphs._replication import ReplicatedLift
 from ._belief_propagation import BeliefPropagation
 from ._elimination import Elimination
+from ._forest import is_forest
 from ._infer import infer
-from ._schedules import TreeSweep, is_forest
+from ._schedules import TreeSweep
 from ._solver import check_problem
 
 
