@@ -109,23 +109,25 @@ def plan_step(
     columns = [v for v in two if v not in shared]
     many, m, n, k = (math.prod(cards[v] for v in part) for part in (batch, rows, columns, gone))
 
-    def axes(scope: Scope, *parts: list[int]) -> tuple[int, ...]:
-        place = {v: axis for axis, v in enumerate(scope)}
-        return tuple(place[v] for part in parts for v in part)
-
     if k == 1:
         kernel, scope = OUTER, (*batch, *rows, *columns)
-        left = axes(one, batch, rows, gone), (many, m, 1)
-        right = axes(two, batch, columns, gone), (many, 1, n)
+        left = _axes(one, batch, rows, gone), (many, m, 1)
+        right = _axes(two, batch, columns, gone), (many, 1, n)
     elif many <= 8 or m * n * k >= 2**11:
         kernel, scope = MATMUL, (*batch, *rows, *columns)
-        left = axes(one, batch, rows, gone), (many, m, k)
-        right = axes(two, batch, gone, columns), (many, k, n)
+        left = _axes(one, batch, rows, gone), (many, m, k)
+        right = _axes(two, batch, gone, columns), (many, k, n)
     else:
         kernel, scope = SUM, (*rows, *columns, *batch)
-        left = axes(one, gone, rows, batch), (k, m, 1, many)
-        right = axes(two, gone, columns, batch), (k, 1, n, many)
+        left = _axes(one, gone, rows, batch), (k, m, 1, many)
+        right = _axes(two, gone, columns, batch), (k, 1, n, many)
     return PairStep(left, right, kernel, scope, tuple(cards[v] for v in scope), math.log(k))
+
+
+def _axes(scope: Scope, *parts: list[int]) -> tuple[int, ...]:
+    """Where the variables of these parts are in a scope."""
+    place = {v: axis for axis, v in enumerate(scope)}
+    return tuple(place[v] for part in parts for v in part)
 
 
 def multiply(step: PairStep, one: ScaledTable, two: ScaledTable) -> ScaledTable:

@@ -175,18 +175,17 @@ def _next_pair(bucket: list[int], live: dict[int, frozenset[int]], log2: list[fl
     if len(bucket) == 2:
         return bucket[0], bucket[1]
 
-    def size(scope: frozenset[int]) -> float:
-        return sum(log2[v] for v in scope)
-
+    size = {k: sum(log2[v] for v in live[k]) for k in bucket}
     if len(bucket) > 12:  # all pairs would take too long
-        bucket = sorted(bucket, key=lambda k: (size(live[k]), k))[:6]
+        bucket = sorted(bucket, key=lambda k: (size[k], k))[:6]
     choices = [(a, b) for n, a in enumerate(bucket) for b in bucket[n + 1 :]]
 
-    def growth(pair: Pair) -> tuple[float, Pair]:
-        a, b = (live[k] for k in pair)
-        return 2.0 ** size(a | b) - 2.0 ** size(a) - 2.0 ** size(b), pair
-
-    return min(choices, key=growth)
+    joined = [sum(log2[v] for v in live[a] | live[b]) for a, b in choices]
+    growth = [
+        (2.0**union - 2.0 ** size[a] - 2.0 ** size[b], (a, b))
+        for union, (a, b) in zip(joined, choices, strict=True)
+    ]
+    return min(growth)[1]
 
 
 def _grow(
