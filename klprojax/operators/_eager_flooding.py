@@ -91,7 +91,7 @@ class EagerFlooding:
                 break
         if tolerance == 0.0:
             residual = self.change(self.step(messages), messages)
-        at = [_value(*total) for total in zip(*self.totals(messages), strict=True)]
+        at = [_value(*total) for total in self.totals(messages)]
         incoming = self.incoming(messages)
         joints = [_joint(t, axes) for t, axes in zip(self.tables, incoming, strict=True)]
         factors = None
@@ -105,28 +105,27 @@ class EagerFlooding:
         beliefs = [_normalised(table, 1) for table in at]
         return Flooded(messages, residual, steps, beliefs, self.bethe(at, joints), factors)
 
-    def totals(self, messages: Tables) -> tuple[Tables, Tables]:
-        """Sums of all messages and the evidence: finite parts, and numbers of `-inf`."""
-        finite, zeros = [], []
+    def totals(self, messages: Tables) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Sums of all messages and the evidence: finite parts, float64, and numbers of `-inf`."""
+        out = []
         for c, (message, rows) in enumerate(zip(messages, self.wires.rows, strict=True)):
-            count = self.graph.signature.counts[c]
-            own = (np.zeros((count, message.shape[1]), message.dtype) for _ in range(2))
-            sums = tuple(own) if self.evidence is None else _split(self.evidence[c])
+            shape = self.graph.signature.counts[c], message.shape[1]
+            known = np.zeros(shape) if self.evidence is None else self.evidence[c]
+            sums = tuple(part.astype(np.float64) for part in _split(known))
             for total, term in zip(sums, _split(message), strict=True):
                 np.add.at(total, rows, term)
-            finite.append(sums[0])
-            zeros.append(sums[1])
-        return finite, zeros
+            out.append(sums)
+        return out
 
     def incoming(self, messages: Tables) -> list[list[np.ndarray]]:
         """Messages to the factors, by group and axis: all but the edge's own."""
         cavities = []
-        for message, rows, finite, zeros in zip(
-            messages, self.wires.rows, *self.totals(messages), strict=True
+        for message, rows, (finite, zeros) in zip(
+            messages, self.wires.rows, self.totals(messages), strict=True
         ):
             own, gone = _split(message)
-            left = finite[rows] - own
-            cavities.append(_value(left, zeros[rows] - gone))
+            left = _value(finite[rows] - own, zeros[rows] - gone)
+            cavities.append(left.astype(message.dtype))
         return [
             [cavities[c][start : start + group.count] for c, start in blocks]
             for group, blocks in zip(self.graph.signature.groups, self.wires.blocks, strict=True)
@@ -220,7 +219,7 @@ def _split(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _value(finite: np.ndarray, zeros: np.ndarray) -> np.ndarray:
-    return np.where(zeros > 0, -np.inf, finite).astype(finite.dtype)
+    return np.where(zeros > 0, -np.inf, finite)
 
 
 def _finite_span(rows: np.ndarray) -> float:
