@@ -13,10 +13,8 @@ from ._section_2 import section_2_gauge_invariance as section_2_gauge_invariance
 from ._section_2 import section_2_product_projection as section_2_product_projection
 
 # isort: split
-from ._sets_and_schemes import one_operator_schemes as one_operator_schemes
-from ._sets_and_schemes import section_2_gaussian as section_2_gaussian
-from ._sets_and_schemes import section_2_moments as section_2_moments
-from ._sets_and_schemes import section_3_2_nearest_points as section_3_2_nearest_points
+from ._gaussians_and_families import section_2_gaussian as section_2_gaussian
+from ._gaussians_and_families import section_2_moments as section_2_moments
 
 # isort: split
 from ._proposition_3_1 import proposition_3_1_factored as proposition_3_1_factored
@@ -33,6 +31,9 @@ from ._proposition_3_1 import t_proj_is_exact as t_proj_is_exact
 from ._lemma_3_2 import lemma_3_2_jets as lemma_3_2_jets
 from ._lemma_3_2 import lemma_3_2_tables as lemma_3_2_tables
 from ._lemma_3_2 import theorem_3_3_seed as theorem_3_3_seed
+
+# isort: split
+from ._nearest_points import section_3_2_nearest_points as section_3_2_nearest_points
 
 # isort: split
 from ._theorem_3_3 import theorem_3_3_differences as theorem_3_3_differences
@@ -70,6 +71,9 @@ from ._differential import theorem_3_3_differential as theorem_3_3_differential
 from ._differential import theorem_3_3_differential_forward as theorem_3_3_differential_forward
 from ._differential import theorem_3_3_network as theorem_3_3_network
 from ._differential import theorem_4_6_differential as theorem_4_6_differential
+
+# isort: split
+from ._schemes import one_operator_schemes as one_operator_schemes
 
 # isort: split
 from ._instances import one_operator_circuits as one_operator_circuits

@@ -22,6 +22,11 @@ def at_least(size: int, least: int) -> None:
         raise ValueError(f"size is {size}; this check needs at least {least}")
 
 
+def as_given(value: Any, dtype: Any) -> np.ndarray:
+    """Numbers as the package gets them, rounded to its type."""
+    return np.array(jnp.asarray(value, dtype), np.float64)
+
+
 def largest_difference(got: Any, want: Any) -> float:
     """Return the largest difference of entries of two pytrees; not a number if an entry is not."""
     pairs = list(zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True))
