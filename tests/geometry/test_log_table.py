@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from klprojax.geometry import kl_divergence, log_marginal, log_normalize, safe_logsumexp
+from klprojax.geometry import (
+    finite_part,
+    kl_divergence,
+    log_marginal,
+    log_normalize,
+    safe_log,
+    safe_logsumexp,
+)
 from klprojax.geometry._log_table import default_tolerance
 
 from .._derivatives import check_derivatives
@@ -181,3 +188,14 @@ def test_jit_and_vmap_agree_with_eager():
 def test_default_tolerance_follows_the_dtype():
     assert default_tolerance(jnp.dtype("float64")) == pytest.approx(3.7e-11, rel=0.01)
     assert default_tolerance(jnp.dtype("float32")) == pytest.approx(2.4e-5, rel=0.02)
+
+
+def test_logarithms_of_zero_have_derivative_zero():
+    p = jnp.array([0.0, 0.5, -1e-20])
+    np.testing.assert_array_equal(safe_log(p), [-np.inf, np.log(0.5), -np.inf])
+    np.testing.assert_array_equal(jax.vmap(jax.grad(safe_log))(p), [0.0, 2.0, 0.0])
+    log_p = jnp.array([-jnp.inf, -2.0])
+    np.testing.assert_array_equal(finite_part(log_p), [0.0, -2.0])
+    np.testing.assert_array_equal(jax.vmap(jax.grad(finite_part))(log_p), [0.0, 1.0])
+    assert np.isnan(safe_log(jnp.array(jnp.nan)))
+    assert np.isnan(finite_part(jnp.array(jnp.nan)))

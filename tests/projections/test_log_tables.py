@@ -146,3 +146,23 @@ def test_batches_of_tables():
     # Off the face of what is subtracted there is no correction.
     np.testing.assert_array_equal(minus[0], [0.0, 0.0, 1.0])
     np.testing.assert_array_equal(space.combine((1, minus), (1, log_table[None]))[0][0], -np.inf)
+
+
+def test_a_term_of_scale_zero_says_nothing():
+    excluded, table = jnp.array([-jnp.inf, 0.0]), jnp.array([-1.0, -2.0])
+    for terms in (((0, excluded), (1, table)), ((1, table), (0, excluded))):
+        np.testing.assert_array_equal(LogTables().combine(*terms), table)
+
+
+def test_the_default_tolerance_is_two_thirds_of_the_digits():
+    # Halves the distance to (1/2, 1/2) in every step: it is at rest when a step changes no
+    # probability by more than eps^(2/3).
+    def halve(log_p):
+        return jnp.log((jnp.exp(log_p) + 0.5) / 2)
+
+    start = jnp.log(jnp.array([0.9, 0.1], jnp.float64))
+    found = iterate(Cyclic(), (halve,), start)
+    bar = np.finfo(np.float64).eps ** (2 / 3)
+    wanted = next(n for n in range(1, 100) if 0.4 / 2**n <= bar)
+    assert int(found.steps) == wanted
+    np.testing.assert_allclose(found.residual, 0.4 / 2**wanted, rtol=1e-4)  # rounding of 1e-16
