@@ -171,9 +171,10 @@ class Elimination(AbstractSolver):
 
 def too_large(error: BeyondLimits, limits: str) -> TooLargeError:
     """What users are told."""
+    largest = math.log2(max(error.largest, 1.0))
     return TooLargeError(
         f"Exact inference would take about {_duration(error.seconds)}, with tables of at least "
-        f"{size_in_words(error.needed)}, the largest of 2^{math.log2(error.largest):.1f} entries. "
+        f"{size_in_words(error.needed)}, the largest of 2^{largest:.1f} entries. "
         f"{limits} Raise the limit, condition on more evidence, or use BeliefPropagation()."
     )
 

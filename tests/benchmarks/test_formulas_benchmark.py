@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import formulas
 from benchmarks._formulas_ours import Ours, log_literal_weights, write_d4
-from tests.reference.formulas import cnf_text, truth_table
+from tests.circuits._formulas import cnf_text, truth_table
 
 CLAUSES = [[1, 2], [-2, 3], [3, -4, 5], [-1, -5]]
 

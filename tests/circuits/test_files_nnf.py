@@ -12,7 +12,7 @@ from klprojax.circuits import is_deterministic, log_partition, read_nnf, sweep
 from klprojax.circuits._files import _nnf as reader
 from klprojax.circuits._files import _smoothing as smoothing
 from klprojax.circuits._validation import check_semantics
-from tests.reference.formulas import (
+from tests.circuits._formulas import (
     c2d_text,
     cnf_text,
     compile_tree,

@@ -21,7 +21,7 @@ from klprojax.circuits import (
     write_spn,
     write_vtree,
 )
-from tests.reference.formulas import c2d_text, compile_tree, random_clauses, truth_table
+from tests.circuits._formulas import c2d_text, compile_tree, random_clauses, truth_table
 
 from ._circuits import enumerate_joint, random_circuit
 from .test_files import PSDD, SDD, SDD_VTREE, SPN, VTREE

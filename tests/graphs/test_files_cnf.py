@@ -8,7 +8,7 @@ import pytest
 from klprojax import BeliefPropagation, Elimination, ModelFileError, infer, read_model
 from klprojax.circuits import compile_model, log_partition
 from klprojax.graphs import read_cnf
-from tests.reference.formulas import cnf_text, random_clauses, truth_table
+from tests.circuits._formulas import cnf_text, random_clauses, truth_table
 
 TEXT = """c a comment
 p cnf 4 3
