@@ -113,7 +113,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def predicted(detail: str) -> str:
     """The size in the error message, or the message."""
-    found = re.match(r"Elimination needs (.*), beyond memory_limit", detail)
+    found = re.match(r"Exact inference would take (about .* entries)\.", detail)
     return found.group(1) if found else detail
 
 
