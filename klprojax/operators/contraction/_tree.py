@@ -19,9 +19,9 @@ EASY = 2.0**20
 # Beyond this many products greedy pairings with noise are tried too.
 HARD = 2.0**24
 # Where every order meets a table of more entries, no search would make it feasible.
-HOPELESS = 44.0
+HOPELESS = 50.0
 # Entries of the largest table that a search does not bring down to what a machine holds.
-BEYOND = 2.0**33
+BEYOND = 2.0**48
 # Products a second, and the share of the predicted time that the search may take.
 SPEED, SHARE = 2e8, 0.2
 
@@ -66,7 +66,7 @@ def find_tree(
         kept: variables that are not summed; no improvement of greedy orders is searched for then.
 
     Raises:
-        TooWide: every elimination order meets a table of more than ``2**44`` entries.
+        TooWide: every elimination order meets a table of more than ``2**50`` entries.
     """
     if len(scopes) < 2:
         return _grow(cardinalities, scopes, [], kept)
