@@ -28,7 +28,7 @@ from ..projections import (
 )
 from ..training import Precisions, Splitting, SquaredError
 from ..training.network import LiftedNetwork, trace_network
-from ._measure import at_least, by_precision, largest_difference, relative_difference
+from ._measure import as_given, at_least, by_precision, largest_difference, relative_difference
 from ._registry import statement
 
 _STEPS = 4
@@ -57,7 +57,7 @@ def one_operator_em(seed: int = 0, size: int = 3, dtype: Any = None) -> Any:
     data = np.zeros((3, 4))
     np.add.at(data, tuple(rows.T), 1 / len(rows))
     parts = [rng.dirichlet(np.ones(n), k) for n, k in ((size, 1), (3, size), (4, size))]
-    parts = [np.asarray(jnp.asarray(part, dtype), np.float64) for part in parts]
+    parts = [as_given(part, dtype) for part in parts]
 
     pad = np.zeros((size, 1))  # tables are as wide as the largest variable
     tables = np.zeros((0, size, size)), np.stack([np.hstack([parts[1], pad]), parts[2]]), parts[0]
@@ -173,7 +173,7 @@ def one_operator_training(seed: int = 0, size: int = 2, dtype: Any = None) -> An
     rng = np.random.default_rng(seed)
     weight, x = rng.normal(size=(size, 2)), rng.normal(size=(3, 2))
     goal, rho = rng.normal(size=(3, size)), 0.7
-    weight, x, goal = (np.asarray(jnp.asarray(v, dtype), np.float64) for v in (weight, x, goal))
+    weight, x, goal = (as_given(v, dtype) for v in (weight, x, goal))
 
     def dense(point: tuple) -> tuple:
         a, w, u = point

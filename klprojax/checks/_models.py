@@ -63,13 +63,18 @@ def _draw(rng: np.random.Generator, size: int, scopes: list[tuple[int, ...]]) ->
     return Model(cardinalities, tuple(scopes), tables)
 
 
-def enumerated_marginals(model: Model) -> list[np.ndarray]:
-    """Sum the joint table over all assignments."""
+def joint_log_table(model: Model) -> np.ndarray:
+    """Log-weights of all assignments."""
     joint = np.zeros(model.cardinalities)
     for scope, table in zip(model.scopes, model.log_tables, strict=True):
         shape = [n if v in scope else 1 for v, n in enumerate(model.cardinalities)]
         joint = joint + np.transpose(table, np.argsort(scope)).reshape(shape)
-    probs = normalized(np.exp(joint))
+    return joint
+
+
+def enumerated_marginals(model: Model) -> list[np.ndarray]:
+    """Sum the joint table over all assignments."""
+    probs = normalized(np.exp(joint_log_table(model)))
     count = len(model.cardinalities)
     return [probs.sum(axis=tuple(a for a in range(count) if a != v)) for v in range(count)]
 

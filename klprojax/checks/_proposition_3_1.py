@@ -18,13 +18,14 @@ from ..operators import (
     t_proj_dense,
 )
 from ..projections import Dykstra, LogTables, compose, left, right
-from ._measure import by_precision, in_window, largest_difference, normalized
+from ._measure import as_given, by_precision, in_window, largest_difference, normalized
 from ._models import (
     Replicas,
     beliefs,
     enumerated_marginals,
     fixed_point,
     flood,
+    joint_log_table,
     random_cycle,
     random_tree,
     uniform_messages,
@@ -173,12 +174,10 @@ def proposition_3_1_zeros(seed: int = 0, size: int = 5, dtype: Any = None) -> An
     for found in (loop(log_potentials), start(log_potentials), whole.beliefs):
         gaps.append(largest_difference(graph.unpack_variables(found), beliefs(model, messages)))
 
-    wide = model._replace(log_tables=tuple(100 * table for table in model.log_tables))
+    tables = tuple(as_given(100 * table, dtype) for table in model.log_tables)
+    wide = model._replace(log_tables=tables)
     graph, log_potentials = wide.build(dtype)
-    joint = np.zeros(wide.cardinalities)
-    for scope, table in zip(wide.scopes, graph.unpack(log_potentials), strict=True):
-        axes = [n if v in scope else 1 for v, n in enumerate(wide.cardinalities)]
-        joint = joint + np.transpose(np.asarray(table, float), np.argsort(scope)).reshape(axes)
+    joint = joint_log_table(wide)
     exact = infer(graph, log_potentials, Elimination())
     scale = max(abs(joint[joint > -np.inf]))
     log_z = np.logaddexp.reduce(joint, axis=None)

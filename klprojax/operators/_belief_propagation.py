@@ -6,7 +6,6 @@ By Proposition 3.1 this is the Dykstra-type hybrid of KL projections, iterate by
 
 import math
 from collections import Counter
-from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
@@ -42,7 +41,7 @@ from ._messages import (
 )
 from ._odds_engine import OddsFlooding
 from ._schedules import AbstractSchedule, Flooding, Residual, TreeSweep
-from ._solver import AbstractIterativeSolver, check_object, verdict
+from ._solver import AbstractIterativeSolver, check_object, known_solution, verdict
 from ._tree_engine import LevelSweep
 
 # The first calls of a small problem run in numpy; whoever calls more often has it compiled.
@@ -78,7 +77,7 @@ class BeliefPropagation(AbstractIterativeSolver):
     There, where every variable has a single best state, these states are the MAP assignment. With
     ties they need not belong together: of two bits that must differ, both states are best for both,
     and the first of each is an assignment of probability 0. A best assignment, ties or not, is what
-    `klprojax.circuits.mpe` finds on the circuit that `klprojax.circuits.compile_model` makes.
+    `query` finds for `MostProbable`.
 
     Args:
         semiring: ``"sum"`` or ``"max"``.
@@ -204,10 +203,10 @@ class BeliefPropagation(AbstractIterativeSolver):
     def _is_for_numpy(self, graph: FactorGraph, numbers: Any, max_steps: int) -> bool:
         """Whether this is one of the first calls with known numbers, all of it small."""
         plain = self.engine == "auto" and isinstance(self.schedule, Flooding)
-        leaves = jax.tree.leaves((numbers, graph.wiring))
-        if not (plain and all(map(on_this_cpu, leaves)) and is_small(graph, max_steps)):
+        if not (plain and is_small(graph, max_steps)):
             return False
-        if any(group.rule is not None for group in graph.signature.groups):
+        leaves = jax.tree.leaves((numbers, graph.wiring))
+        if not all(map(on_this_cpu, leaves)):
             return False
         problem = (self, graph.signature, str(leaves[0].dtype), jax.tree.structure(numbers))
         _eager_calls[problem] += 1
@@ -236,29 +235,17 @@ class BeliefPropagation(AbstractIterativeSolver):
         found = flooding.run(start, self.tolerance, max_steps, factor_beliefs)
         met = self.tolerance == 0.0 or found.residual < self.tolerance
         met = met or not any(group.shape for group in graph.signature.groups)
-        result = RESULTS.successful if met else RESULTS.not_converged
-        if not met and found.residual <= 4 * float(jnp.finfo(dtype).eps):
-            result = RESULTS.limited_by_rounding
-        empty = [np.isneginf(table).all(axis=1).any() for table in found.log_beliefs]
-        broken = [(np.isnan(t) | (t == np.inf)).any() for t in found.log_beliefs]
-        if found.log_partition == -math.inf or any(empty):
-            result = RESULTS.contradiction
-        if any(broken):
-            result = RESULTS.nonfinite
-        if self.tolerance > 0.0 and found.residual == math.inf:
-            result = RESULTS.diverged
-        messages, residual, _, beliefs, log_partition, factors = jax.tree.map(
-            partial(put, dtype=dtype), found
-        )
-        return Solution(
-            log_beliefs=tuple(beliefs),
-            log_partition=log_partition,
-            factor_log_beliefs=None if factors is None else tuple(factors),
-            result=result,
-            residual=residual,
-            steps=put(np.int32(found.steps)),
-            converged=put(np.bool_(met)),
-            state=BPState(tuple(messages), residual),
+        messages = tuple(put(message, dtype) for message in found.messages)
+        return known_solution(
+            dtype,
+            found.log_beliefs,
+            found.log_partition,
+            found.factor_log_beliefs,
+            met=met,
+            residual=found.residual,
+            steps=found.steps,
+            diverged=self.tolerance > 0.0 and found.residual == math.inf,
+            state=BPState(messages, put(found.residual, dtype)),
         )
 
     def _chosen(

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ..geometry import log_normalize
 from ..graphs import FactorGraph
 from ._forest import forest, meetings
-from ._messages import Semiring, dense, reach, reduce, totals
+from ._messages import Semiring, dense, reduce, totals
 from ._tree_engine import AbstractSweep, leveled, single_messages
 
 
@@ -118,11 +118,7 @@ class ChainScan(AbstractSweep):
 
     semiring: Semiring = eqx.field(static=True)
     damping: float = eqx.field(static=True)
-    chains: Chains
-
-    def prepare(self, graph, tables, log_evidence):
-        """Graph, tables and evidence as they are, the paths, and the tables' reach."""
-        return graph, tables, log_evidence, self.chains, reach(graph, tables, log_evidence)
+    plan: Chains
 
     def step(self, inputs, carry):
         """All messages from the tables; none before them matters."""

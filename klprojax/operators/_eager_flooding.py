@@ -32,7 +32,9 @@ class Flooded(NamedTuple):
 
 
 def is_small(graph: FactorGraph, max_steps: int) -> bool:
-    """Whether the iteration takes less time here than compiling it would."""
+    """Whether the iteration takes less time here than compiling it would; there are no rules."""
+    if any(group.rule is not None for group in graph.signature.groups):
+        return False
     entries = sum(
         group.count * math.prod(group.shape) * len(group.shape) for group in graph.signature.groups
     )

@@ -7,26 +7,26 @@ traced ones.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
 from .._adjoint import AbstractAdjoint
-from .._solution import RESULTS, Solution
+from .._solution import Solution
 from .._types import FactorTables, VariableTables
-from .._variables import on_this_cpu, put
+from .._variables import on_this_cpu
 from ..graphs import FactorGraph
 from ._elimination_plan import EliminationPlan, plan_elimination
 from ._elimination_sweeps import Route, sweep
 from ._messages import batched, dense
-from ._solver import AbstractSolver, TooLargeError, size_in_words, verdict
-from .contraction import BeyondLimits, contract_graph
+from ._solver import AbstractSolver, TooLargeError, known_solution, size_in_words, verdict
+from .contraction import BeyondLimits, Contracted, contract_graph
 
 
 class Elimination(AbstractSolver):
@@ -116,13 +116,37 @@ class Elimination(AbstractSolver):
     ) -> Solution:
         dtype = next((t.dtype for t in (*log_potentials, *(log_evidence or ()))), None)
         dtype = jnp.zeros(0).dtype if dtype is None else dtype
-        tables = [np.asarray(table, np.float64) for table in log_potentials]
-        if log_evidence is None:
-            evidence = [np.zeros(shape) for shape in graph.variables.shapes()]
-        else:
-            evidence = [np.asarray(table, np.float64) for table in log_evidence]
+        evidence: Sequence[Any] = [np.zeros(shape) for shape in graph.variables.shapes()]
+        if log_evidence is not None:
+            evidence = log_evidence
+        found = self.contracted(graph, log_potentials, evidence, factor_beliefs)
+        tables = found.tables if factor_beliefs else None
+        return known_solution(dtype, found.variables, found.log_partition, tables, exact=True)
+
+    def contracted(
+        self,
+        graph: FactorGraph,
+        log_potentials: Sequence[Any],
+        log_evidence: Sequence[Any],
+        factor_beliefs: bool,
+    ) -> Contracted:
+        """Log-partition and log-marginals in numpy, float64.
+
+        Args:
+            graph: the structure.
+            log_potentials: tables by group, nats; none of rules.
+            log_evidence: tables by cardinality, nats.
+            factor_beliefs: also the marginals over the factors' scopes.
+
+        Raises:
+            TooLargeError: see the class.
+        """
+        tables, evidence = (
+            [np.asarray(table, np.float64) for table in part]
+            for part in (log_potentials, log_evidence)
+        )
         try:
-            found = contract_graph(
+            return contract_graph(
                 graph, tables, evidence, factor_beliefs, self.memory_limit, self.time_limit
             )
         except BeyondLimits as error:
@@ -131,28 +155,6 @@ class Elimination(AbstractSolver):
                 f"{size_in_words(self.memory_limit)}."
             )
             raise too_large(error, limits) from None
-        result = RESULTS.successful
-        if found.log_partition == -math.inf:
-            result = RESULTS.contradiction
-        elif not math.isfinite(found.log_partition):
-            result = RESULTS.nonfinite
-        found = (
-            found.variables,
-            np.asarray(found.log_partition),
-            found.tables if factor_beliefs else None,
-            np.zeros(()),
-        )
-        beliefs, log_partition, factors, residual = jax.tree.map(partial(put, dtype=dtype), found)
-        return Solution(
-            log_beliefs=tuple(beliefs),
-            log_partition=log_partition,
-            factor_log_beliefs=None if factors is None else tuple(factors),
-            result=result,
-            residual=residual,
-            steps=put(np.int32(0)),
-            converged=put(np.bool_(True)),
-            exact=True,
-        )
 
     def plan(self, graph: FactorGraph, log_potentials: FactorTables) -> EliminationPlan:
         """The program and its size: ``plan.total_entries``, ``plan.largest_entries``.

@@ -26,7 +26,6 @@ from .contraction import (
     BeyondLimits,
     Reduction,
     best_states,
-    contract_graph,
     draw_states,
     reduce_graph,
 )
@@ -56,6 +55,11 @@ class _Problem:
         self.traced = any(isinstance(array, Tracer) for array in arrays)
 
     @property
+    def solver(self) -> Elimination:
+        """Exact inference within the limit."""
+        return Elimination(memory_limit=int(self.memory_limit))
+
+    @property
     def limits(self) -> str:
         """For messages."""
         return f"The limit is memory_limit = {size_in_words(self.memory_limit)}."
@@ -66,8 +70,9 @@ class _Problem:
 
     def solution(self, log_evidence: VariableTables | None, **options: Any) -> Solution:
         """Exact inference."""
-        solver = Elimination(memory_limit=int(self.memory_limit))
-        return infer(self.graph, self.log_potentials, solver, log_evidence=log_evidence, **options)
+        return infer(
+            self.graph, self.log_potentials, self.solver, log_evidence=log_evidence, **options
+        )
 
     def log_marginals(self) -> tuple[Any, Sequence[Any], Sequence[Any]]:
         """Log-partition, and log-marginals by group and by cardinality: float64 if not traced."""
@@ -75,13 +80,7 @@ class _Problem:
             solution = self.solution(self.log_evidence, factor_beliefs=True, throw=self.throw)
             assert solution.factor_log_beliefs is not None
             return solution.log_partition, solution.factor_log_beliefs, solution.log_beliefs
-        tables, evidence = _doubles(self.tables()), _doubles(self.evidence())
-        try:
-            found = contract_graph(
-                self.graph, tables, evidence, True, self.memory_limit, Elimination().time_limit
-            )
-        except BeyondLimits as error:
-            raise too_large(error, self.limits) from None
+        found = self.solver.contracted(self.graph, self.tables(), self.evidence(), True)
         assert found.tables is not None
         self.check(found.log_partition == -np.inf, RESULTS.contradiction)
         self.check(np.isnan(found.log_partition), RESULTS.nonfinite)

@@ -1,16 +1,18 @@
 """Contract of the inference operators, and the loop that every iterative one shares."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._adjoint import AbstractAdjoint
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
+from .._variables import put
 from ..graphs import DiscreteModel, FactorGraph
 
 
@@ -111,6 +113,10 @@ def _said(got: Any) -> str:
     return repr(got) if isinstance(got, str) else f"of type {type(got).__name__}"
 
 
+# A residual of so many roundings will not become smaller.
+_FEW_ROUNDINGS = 4
+
+
 def verdict(
     log_beliefs: VariableTables,
     log_partition: Float[Array, ""],
@@ -127,11 +133,63 @@ def verdict(
         empty = empty | jnp.any(jnp.all(jnp.isneginf(table), axis=-1))
         broken = broken | jnp.any(jnp.isnan(table) | jnp.isposinf(table))
     if residual is not None:
-        few = residual <= 4 * jnp.finfo(residual.dtype).eps
+        few = residual <= _FEW_ROUNDINGS * jnp.finfo(residual.dtype).eps
         rounding = few & (result == RESULTS.not_converged)
         result = RESULTS.where(rounding, RESULTS.limited_by_rounding, result)
     result = RESULTS.where(empty, RESULTS.contradiction, result)
     return RESULTS.where(broken, RESULTS.nonfinite, result)
+
+
+def known_solution(
+    dtype: Any,
+    log_beliefs: Sequence[np.ndarray],
+    log_partition: float,
+    factor_log_beliefs: Sequence[np.ndarray] | None,
+    *,
+    met: bool = True,
+    residual: float = 0.0,
+    steps: int = 0,
+    diverged: bool = False,
+    state: Any = None,
+    exact: bool = False,
+) -> Solution:
+    """The solution of numpy's numbers, judged as by `verdict`; nothing is compiled.
+
+    Args:
+        dtype: of the tables.
+        log_beliefs: by cardinality.
+        log_partition: nats.
+        factor_log_beliefs: by group, or None.
+        met: whether the tolerance was met.
+        residual: of the last step.
+        steps: how many were made.
+        diverged: whether messages grew without bound.
+        state: for a warm start.
+        exact: whether the numbers are exact.
+    """
+    result = RESULTS.successful
+    if not met:
+        few = residual <= _FEW_ROUNDINGS * float(jnp.finfo(dtype).eps)
+        result = RESULTS.limited_by_rounding if few else RESULTS.not_converged
+    empty = (np.isneginf(table).all(axis=-1).any() for table in log_beliefs)
+    if log_partition == -np.inf or any(empty):
+        result = RESULTS.contradiction
+    if any((np.isnan(table) | (table == np.inf)).any() for table in log_beliefs):
+        result = RESULTS.nonfinite
+    if diverged:
+        result = RESULTS.diverged
+    factors = factor_log_beliefs
+    return Solution(
+        log_beliefs=tuple(put(table, dtype) for table in log_beliefs),
+        log_partition=put(log_partition, dtype),
+        factor_log_beliefs=None if factors is None else tuple(put(t, dtype) for t in factors),
+        result=result,
+        residual=put(residual, dtype),
+        steps=put(np.int32(steps)),
+        converged=put(np.bool_(met)),
+        state=state,
+        exact=exact,
+    )
 
 
 def size_in_words(size: float) -> str:

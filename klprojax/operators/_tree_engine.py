@@ -29,7 +29,17 @@ from ._messages import (
 
 
 class AbstractSweep(AbstractEngine):
-    """An engine whose step computes all messages of a forest, and its log-partition."""
+    """An engine whose step computes all messages of a forest, and its log-partition.
+
+    Attributes:
+        plan: how it goes through the forest.
+    """
+
+    plan: eqx.AbstractVar[Any]
+
+    def prepare(self, graph, tables, log_evidence):
+        """Graph, tables and evidence as they are, the plan, and the tables' reach."""
+        return graph, tables, log_evidence, self.plan, reach(graph, tables, log_evidence)
 
     def load(self, graph, messages):
         """The messages, and the log-partition."""
@@ -64,10 +74,6 @@ class LevelSweep(AbstractSweep):
     semiring: Semiring = eqx.field(static=True)
     damping: float = eqx.field(static=True)
     plan: SweepPlan
-
-    def prepare(self, graph, tables, log_evidence):
-        """Graph, tables and evidence as they are, the plan, and the tables' reach."""
-        return graph, tables, log_evidence, self.plan, reach(graph, tables, log_evidence)
 
     def step(self, inputs, carry):
         """Go up and down once. Only damping looks at the messages before."""

@@ -5,6 +5,7 @@ Tables are multiplied two at a time along a searched tree; no program is compile
 
 from ._best_states import best_states as best_states
 from ._draws import draw_states as draw_states
+from ._marginals import Contracted as Contracted
 from ._marginals import contract as contract
 from ._on_graphs import Reduction as Reduction
 from ._on_graphs import contract_graph as contract_graph

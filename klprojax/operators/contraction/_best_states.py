@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ._marginals import sweep_up
-from ._plan import Program, planned
+from ._plan import Program, planned, with_all
 from ._scaled_tables import BLOCK, PairStep, Scope, gathered, terms
 
 
@@ -53,9 +53,8 @@ def best_states(
         log_tables = [table.logs() for _, table in roots]
         constant = math.fsum(table.scale for _, table in roots)
         constant += math.fsum(math.log(cardinalities[v]) for v in program.free)
-    alone = sorted(free.difference(*scopes))
-    log_tables = [*log_tables, *(np.zeros(cardinalities[v]) for v in alone)]
-    program = planned(cardinalities, [*scopes, *((v,) for v in alone)])
+    scopes, log_tables = with_all(cardinalities, scopes, log_tables, free)
+    program = planned(cardinalities, scopes)
     leaves = program.leaf_logs(log_tables)
     program.check_memory(best * sum(logs.size for logs in leaves), memory_limit / best)
     tables = []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ._marginals import sweep_up
-from ._plan import planned
+from ._plan import planned, with_all
 from ._scaled_tables import BLOCK, ScaledTable, Scope
 
 
@@ -35,9 +35,9 @@ def draw_states(
     Raises:
         BeyondLimits: the tables need more memory.
     """
-    alone = sorted(set(range(len(cardinalities))).difference(*scopes))
-    log_tables = [*log_tables, *(np.zeros(cardinalities[v]) for v in alone)]
-    program = planned(cardinalities, [*scopes, *((v,) for v in alone)])
+    every = range(len(cardinalities))
+    scopes, log_tables = with_all(cardinalities, scopes, log_tables, every)
+    program = planned(cardinalities, scopes)
     leaves, tables = sweep_up(program, log_tables, memory_limit)
     if any(tables[k].logs() == -np.inf for k in program.tree.roots):
         return None

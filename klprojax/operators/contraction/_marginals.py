@@ -30,6 +30,7 @@ def contract(
     *,
     of_tables: bool = False,
     seed: int = 0,
+    program: Program | None = None,
 ) -> Contracted:
     """All marginals of ``p(x) ∝ prod_k exp(log_tables[k])``.
 
@@ -39,6 +40,7 @@ def contract(
         log_tables: in nats, float64; ``-inf`` is a hard zero.
         of_tables: also the marginals over each table's scope.
         seed: of the search for a tree.
+        program: what `planned` says for these arguments, if it is at hand.
 
     Returns:
         Marginals as logarithms; -inf throughout if no joint state is possible.
@@ -46,7 +48,7 @@ def contract(
     Raises:
         BeyondLimits: no tree was found with tables that any machine holds.
     """
-    program = planned(cardinalities, scopes, of_tables, seed)
+    program = program or planned(cardinalities, scopes, of_tables, seed)
     leaves, tables = sweep_up(program, log_tables)
     tree = program.tree
     log_partition = math.fsum(tables[k].scale + float(tables[k].logs()) for k in tree.roots)

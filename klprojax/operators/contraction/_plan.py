@@ -1,7 +1,7 @@
 """What a contraction does, planned once per structure: nothing here depends on numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -125,6 +125,18 @@ def planned(
     except TooWide as wide:
         size = 2.0**wide.log2_entries
         raise BeyondLimits(8 * size, size, _BOTH_SWEEPS * size / SPEED) from None
+
+
+def with_all(
+    cardinalities: Sequence[int],
+    scopes: Sequence[Scope],
+    log_tables: Sequence[np.ndarray],
+    variables: Iterable[int],
+) -> tuple[list[Scope], list[np.ndarray]]:
+    """Scopes and tables, and a table of zeros for each of the variables that is in none."""
+    alone = sorted(set(variables).difference(*scopes))
+    zeros = [np.zeros(cardinalities[v]) for v in alone]
+    return [*scopes, *((v,) for v in alone)], [*log_tables, *zeros]
 
 
 @lru_cache(maxsize=128)

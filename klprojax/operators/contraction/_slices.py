@@ -5,7 +5,7 @@ give is summed with the weights of the slices.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -55,13 +55,13 @@ def contract_in_slices(
             break
         fixed.append(_next_variable(program, cardinalities, needed, seconds))
     if not fixed:
-        return contract(cardinalities, scopes, log_tables, of_tables=of_tables)
+        return contract(cardinalities, scopes, log_tables, of_tables=of_tables, program=program)
     total = _Together(cardinalities, log_tables if of_tables else None)
     for states in product(*(range(cardinalities[v]) for v in fixed)):
         at = dict(zip(fixed, states, strict=True))
         index = [tuple(at.get(v, slice(None)) for v in scope) for scope in scopes]
         tables = [np.asarray(t[where]) for t, where in zip(log_tables, index, strict=True)]
-        part = contract(left, inside, tables, of_tables=of_tables)
+        part = contract(left, inside, tables, of_tables=of_tables, program=program)
         places = [(at.get(v, slice(None)),) for v in range(len(cardinalities))]
         total.add(part, places, index)
     return total.normalised()
@@ -109,16 +109,10 @@ def _next_variable(
     candidates = {v for v in candidates if cardinalities[v] > 1}
     if not candidates:
         raise BeyondLimits(needed, program.tree.largest, seconds)
-    unions = list(_unions(program))
     products = {v: 0.0 for v in candidates}
-    for union in unions:
+    for one, two in program.tree.pairs:
+        union = {*program.tree.scopes[one], *program.tree.scopes[two]}
         size = math.prod(cardinalities[v] for v in union)
         for v in candidates:
             products[v] += size if v in union else size * cardinalities[v]
     return min(sorted(candidates), key=lambda v: products[v])
-
-
-def _unions(program: Program) -> Iterator[frozenset[int]]:
-    """The variables of each product before it is summed."""
-    for one, two in program.tree.pairs:
-        yield frozenset(program.tree.scopes[one]) | frozenset(program.tree.scopes[two])
