@@ -7,8 +7,10 @@ import math
 import multiprocessing
 import os
 import platform
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -301,3 +303,20 @@ def figure(value: float | None, form: str) -> str:
 def now() -> float:
     """Seconds for differences."""
     return time.perf_counter()
+
+
+# -- peers -----------------------------------------------------------------------------------------
+
+
+def make_environment(folder: Path, requirements: Iterable[str]) -> str:
+    """Make a virtual environment with these packages; returns its Python."""
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+    python = str(folder / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "-q", *requirements], check=True)
+    return python
+
+
+def python_of(folder: Path, variable: str) -> str | None:
+    """The Python that an environment variable names, or that of a folder if it is there."""
+    made = folder / "bin" / "python"
+    return os.environ.get(variable) or (str(made) if made.exists() else None)

@@ -50,19 +50,13 @@ CASES = (*INFERENCE, *ACCELERATOR, *SECTIONS)
 def setup_peers() -> int:
     """Make the environment that PGMax runs in (a few GB)."""
     print(f"Making {ENVIRONMENT} with {' '.join(REQUIREMENTS)} ...", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-    python = str(ENVIRONMENT / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
+    python = shared.make_environment(ENVIRONMENT, REQUIREMENTS)
     return subprocess.run([python, "-c", "import pgmax"], check=True).returncode
 
 
 def peer_python() -> str | None:
     """The Python that has PGMax, if there is one."""
-    named = os.environ.get("KLPROJAX_PGMAX_PYTHON")
-    if named:
-        return named
-    ours = ENVIRONMENT / "bin" / "python"
-    return str(ours) if ours.exists() else None
+    return shared.python_of(ENVIRONMENT, "KLPROJAX_PGMAX_PYTHON")
 
 
 def summary(samples: list[dict[str, float]]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ Exit status 1 if one is missed.
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -284,15 +283,12 @@ def markdown(report: dict[str, Any]) -> str:
 
 def setup_peers() -> None:
     """Make dynamax's environment."""
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-    python = str(ENVIRONMENT / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
+    shared.make_environment(ENVIRONMENT, REQUIREMENTS)
 
 
 def peer_python() -> str | None:
     """The interpreter that has dynamax, if there is one."""
-    made = ENVIRONMENT / "bin" / "python"
-    return os.environ.get("KLPROJAX_DYNAMAX_PYTHON") or (str(made) if made.exists() else None)
+    return shared.python_of(ENVIRONMENT, "KLPROJAX_DYNAMAX_PYTHON")
 
 
 def main(argv: list[str] | None = None) -> int:

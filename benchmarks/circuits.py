@@ -10,7 +10,6 @@ layer above its inputs, so it has more parameters than our circuit of equally ma
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -47,18 +46,12 @@ RECORDED_MS = {
 def setup_peers() -> None:
     """Make the environment that cirkit runs in (about 1 GB)."""
     print(f"Making {ENVIRONMENT} with {' '.join(REQUIREMENTS)} ...", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-    python = str(ENVIRONMENT / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
+    shared.make_environment(ENVIRONMENT, REQUIREMENTS)
 
 
 def peer_python() -> str | None:
     """The Python that has cirkit, if there is one."""
-    named = os.environ.get("KLPROJAX_CIRKIT_PYTHON")
-    if named:
-        return named
-    ours = ENVIRONMENT / "bin" / "python"
-    return str(ours) if ours.exists() else None
+    return shared.python_of(ENVIRONMENT, "KLPROJAX_CIRKIT_PYTHON")
 
 
 def load(data: Path, name: str, part: str = "train") -> np.ndarray:

@@ -12,7 +12,6 @@ its warm figure is a value alone, without gradient.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -40,18 +39,12 @@ CALLS = 20
 def setup_peers() -> None:
     """Make the environment that both peers run in (about 500 MB)."""
     print(f"Making {ENVIRONMENT} with {' '.join(REQUIREMENTS)} ...", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-    python = str(ENVIRONMENT / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
+    shared.make_environment(ENVIRONMENT, REQUIREMENTS)
 
 
 def peer_python() -> str | None:
     """The Python that has the peers, if there is one."""
-    named = os.environ.get("KLPROJAX_KLAY_PYTHON")
-    if named:
-        return named
-    ours = ENVIRONMENT / "bin" / "python"
-    return str(ours) if ours.exists() else None
+    return shared.python_of(ENVIRONMENT, "KLPROJAX_KLAY_PYTHON")
 
 
 def measure(

@@ -63,16 +63,12 @@ print(json.dumps({
 
 def setup_peers() -> None:
     """Make the environment of `ldpc`."""
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-    python = str(ENVIRONMENT / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
+    shared.make_environment(ENVIRONMENT, REQUIREMENTS)
 
 
 def peer_python() -> str | None:
     """The interpreter that has `ldpc`, if there is one."""
-    named = os.environ.get("KLPROJAX_LDPC_PYTHON")
-    made = ENVIRONMENT / "bin" / "python"
-    return named or (str(made) if made.exists() else None)
+    return shared.python_of(ENVIRONMENT, "KLPROJAX_LDPC_PYTHON")
 
 
 def run_peer(python: str, folder: Path, **arrays: Any) -> dict[str, Any]:

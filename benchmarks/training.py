@@ -61,9 +61,7 @@ CASES = ("equality", "speed", "memory", "sweep")
 def setup_peers() -> None:
     """Make the environment that PJAX runs in and fetch its sources."""
     print(f"Making {ENVIRONMENT} with {' '.join(REQUIREMENTS)} and PJAX ...", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-    python = str(ENVIRONMENT / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "-q", *REQUIREMENTS], check=True)
+    shared.make_environment(ENVIRONMENT, REQUIREMENTS)
     source = str(ENVIRONMENT / "source")
     subprocess.run(["git", "clone", "-q", SOURCE[0], source], check=True)
     subprocess.run(["git", "-C", source, "checkout", "-q", SOURCE[1]], check=True)
