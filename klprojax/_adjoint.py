@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from ._batching import everywhere
 from ._linear_solve import bicgstab
 
 # (step, initial carry, inputs, max_steps) -> (final carry, steps taken). `step` maps
@@ -259,15 +260,3 @@ def _nested_scan(step: Step, inputs: Any, carry: Any, max_steps: int) -> tuple[A
     state = (carry, jnp.int32(0), jnp.bool_(False))
     (carry, steps, _), _ = lax.scan(block, state, None, length=outer)
     return carry, steps
-
-
-@jax.custom_batching.custom_vmap
-def everywhere(flag: Any) -> Any:
-    """A flag; under `vmap`, whether it is set in the whole batch."""
-    return flag
-
-
-@everywhere.def_vmap
-def _everywhere_in_batch(axis_size, in_batched, flag):
-    del axis_size, in_batched
-    return everywhere(jnp.all(flag, axis=0)), False  # again, for a `vmap` around this one

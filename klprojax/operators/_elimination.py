@@ -34,13 +34,13 @@ class Elimination(AbstractSolver):
 
     The marginals are those of `t_proj`, one step of ``Cyclic`` on the replicated lift.
 
-    Cost and memory are the tables of the best order found: exponential in the treewidth,
-    independent of loops as such. The order is found once per graph structure, on the host, so the
-    graph must be closed over, not passed through ``jit`` as an argument.
+    Tables are multiplied pairwise along a contraction tree. Cost and memory are exponential in the
+    treewidth, independent of loops as such. The tree is searched once per graph structure, on the
+    host, so the graph must be closed over, not passed through ``jit`` as an argument.
 
-    Outside of ``jit``, ``vmap`` and ``grad``, with numbers on a CPU, tables are multiplied pairwise
-    in numpy, in float64, along a contraction tree: nothing is compiled. Inside, and on
-    accelerators, all is one compiled scan over the entries of all tables.
+    Outside of ``jit``, ``vmap`` and ``grad``, with numbers on a CPU, this is done in numpy, in
+    float64: nothing is compiled. Inside, and on accelerators, the small products are one compiled
+    scan over their entries, and each of the few large ones is a step of its own.
 
     Args:
         memory_limit: bytes that all tables, or the program and its buffers, may take. Outside of
@@ -157,7 +157,7 @@ class Elimination(AbstractSolver):
             raise too_large(error, limits) from None
 
     def plan(self, graph: FactorGraph, log_potentials: FactorTables) -> EliminationPlan:
-        """The program and its size: ``plan.total_entries``, ``plan.largest_entries``.
+        """The program and its size: ``plan.products``, ``plan.largest``.
 
         Args:
             graph: the structure.

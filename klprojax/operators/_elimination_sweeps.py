@@ -8,6 +8,7 @@ swaps the two, so one primitive with these rules is closed under ``jvp``, ``vjp`
 Without it, reverse mode would transpose the scans, which touches the whole buffer at every step.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -19,10 +20,11 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from .._adjoint import everywhere
+from .._batching import batch_last
 from .._types import Scalar
-from ..geometry import finite_part, safe_log, safe_logsumexp
+from ..geometry import finite_part, safe_log
 from ._elimination_plan import EliminationPlan
+from ._elimination_steps import terms
 
 Route: TypeAlias = Literal["linear", "log", "either"]
 
@@ -55,20 +57,24 @@ def sweep(
         flat: all potentials, then all evidence, each table flattened (nats).
         first: the first entry whose marginal is wanted with all digits however small it is.
     """
-    log_partition, cells = _upward(plan, flat)
+    return batch_last(partial(_both_sweeps, first, route), plan, flat)
+
+
+def _both_sweeps(first: int, route: Route, plan: EliminationPlan, flat: Array) -> Marginals:
+    log_partition, up = _upward(plan, flat)
     if route == "log":
-        units = _log_marginals(plan, cells)
+        units = _log_marginals(plan, up)
         return Marginals(log_partition, _given(plan, units), units, jnp.bool_(True))
-    marginals = _marginals(plan, cells)
+    marginals = _marginals(plan, up)
     info = jnp.finfo(flat.dtype)
     # Below this, what was lost to underflow could be more than rounding.
     low = float(info.tiny) / float(info.eps) ** 2
     some = marginals[first:]
-    lost = everywhere(jnp.any((some > 0.0) & (some < low)))
+    lost = jnp.any((some > 0.0) & (some < low))  # in any element of a batch
     log_marginals = safe_log(marginals)
     if route == "linear":
-        return Marginals(log_partition, log_marginals, jnp.zeros(0, flat.dtype), lost)
-    units = lax.cond(lost, partial(_log_marginals, plan), jnp.zeros_like, cells)
+        return Marginals(log_partition, log_marginals, jnp.zeros_like(flat[:0]), lost)
+    units = lax.cond(lost, partial(_log_marginals, plan), lambda up: jnp.zeros_like(up.cells), up)
     log_marginals = jnp.where(lost, _given(plan, units), log_marginals)
     return Marginals(log_partition, log_marginals, units, lost)
 
@@ -116,10 +122,8 @@ def _evaluate(*operands, structure, unit):
             lambda f: lower(f, *rest[:order]), (flat,), (rest[order],)
         )[1]
 
-    function = derivative(len(directions))
-    for _ in range(flat.ndim - 1):
-        function = jax.vmap(function)
-    return function(flat, units, *directions)
+    last = [jnp.moveaxis(array, -1, 0) for array in (flat, units, *directions)]
+    return jnp.moveaxis(derivative(len(directions))(*last), 0, -1)
 
 
 def _halves(operands, structure) -> tuple[tuple, tuple]:
@@ -193,145 +197,147 @@ batching.primitive_batchers[_cumulant] = _batching_rule
 mlir.register_lowering(_cumulant, mlir.lower_fun(_evaluate, multiple_results=False))
 
 
-def _upward(plan: EliminationPlan, flat: Array) -> tuple[Array, Array]:
-    """Log-partition, and the buffer with the entries of all messages."""
-    log_partition, cells, _ = _upward_along(plan, flat, None)
-    return log_partition, cells
+class Upward(NamedTuple):
+    """What the upward sweep leaves.
+
+    cells: the buffer with the entries of all products. tops: the largest entry of each table.
+    sources: which tables each is computed from. tangents: of the cells, see `_upward`.
+    """
+
+    cells: Float[Array, " all"]
+    tops: Float[Array, " tables"]
+    sources: Array
+    tangents: Any
 
 
-def _upward_along(
-    plan: EliminationPlan, flat: Array, along: tuple[Array, Array] | None
-) -> tuple[Array, Array, Any]:
-    """Also the tangents of the buffer along ``(direction, units)``, times ``exp(units)``."""
-    _, _, steps, width = plan.index.shape
-    slots = plan.slots
-    given = jnp.concatenate([jnp.asarray([0.0, -jnp.inf], flat.dtype), flat])
-    cells = jnp.zeros(plan.inputs + steps * width, flat.dtype).at[: plan.inputs].set(given)
+def _upward(
+    plan: EliminationPlan, flat: Array, along: tuple[Array, Array] | None = None
+) -> tuple[Array, Upward]:
+    """Log-partition and the buffer, with tangents ``along = (direction, units)``.
+
+    Tangents of the cells are for the direction times ``exp(units)``, and in these units.
+    """
+    batch = flat.shape[1:]
+    constants = jnp.zeros((2, *batch), flat.dtype).at[1].set(-jnp.inf)
+    given = jnp.concatenate([constants, flat])
+    cells = jnp.zeros((plan.cells, *batch), flat.dtype).at[: plan.inputs].set(given)
     tangents = None if along is None else jnp.zeros_like(cells).at[2 : plan.inputs].set(along[0])
     # The largest entry of each table leaves the sums that read it, so numbers keep the size of
     # one table's range however many are chained. It is a gauge: no derivative passes through it.
-    tops = jnp.full(plan.sources.shape[0], -jnp.inf, flat.dtype)
+    tops = jnp.full((plan.sources.shape[0], *batch), -jnp.inf, flat.dtype)
 
     def up(carry, step):
         cells, tops, tangents = carry
-        owner = plan.owner[step]
-        start = plan.first[step]
-        sources = lax.dynamic_slice_in_dim(plan.sources, start, slots)
-        level = jnp.sum(finite_part(tops[sources]), axis=1)
-        index, terms = _terms(plan, cells, step)
-        sums = safe_logsumexp(terms, axis=0)
+        values = step.read(cells)
+        sums = step.log_sums(values)
         if along is not None:
-            parts = _parts(plan, index, terms - finite_part(sums)[None], along[1], step)
-            tangent = jnp.sum(parts * tangents[index], axis=(0, 1))
-            tangents = _write(plan, tangents, tangent, step)
-        rows = sums - level[owner]
-        cells = _write(plan, cells, rows, step)
-        here = lax.dynamic_slice_in_dim(tops, start, slots)
-        here = here.at[owner].max(lax.stop_gradient(rows))
-        tops = lax.dynamic_update_slice_in_dim(tops, here, start, axis=0)
-        return (cells, tops, tangents), None
+            log_shares = terms(values) - finite_part(sums)[None]
+            parts = _parts(step, log_shares, along[1])
+            products = [p * t for p, t in zip(parts, step.read(tangents), strict=True)]
+            tangent = sum(jnp.sum(product, axis=(0, 1)) for product in products)
+            tangents = step.write(tangents, tangent)
+        rows = sums - step.level(tops, plan.sources)
+        cells = step.write(cells, rows)
+        return cells, step.raise_tops(tops, lax.stop_gradient(rows)), tangents
 
-    (cells, tops, tangents), _ = lax.scan(up, (cells, tops, tangents), _counter(plan))
-    gauge = jnp.sum(finite_part(tops)) - jnp.sum(finite_part(tops[plan.root_tables]))
-    return jnp.sum(cells[plan.roots]) + gauge, cells, tangents
+    cells, tops, tangents = _swept(plan, up, (cells, tops, tangents))
+    gauge = _total(finite_part(tops)) - _total(finite_part(tops[plan.root_tables]))
+    log_partition = _total(cells[plan.roots]) + gauge
+    return log_partition, Upward(cells, tops, plan.sources, tangents)
 
 
-def _marginals(plan: EliminationPlan, cells: Array) -> Array:
+def _total(numbers: Array) -> Array:
+    return jnp.sum(numbers, axis=0)
+
+
+def _swept(plan: EliminationPlan, body: Callable, carry: Any, reverse: bool = False) -> Any:
+    for phase in reversed(plan.phases) if reverse else plan.phases:
+        carry = phase.sweep(body, carry, reverse)
+    return carry
+
+
+def _marginals(plan: EliminationPlan, up: Upward) -> Array:
     """Downward sweep in linear space; what is possible is never 0."""
-    least = float(jnp.finfo(cells.dtype).tiny)
+    least = float(jnp.finfo(up.cells.dtype).tiny)
 
     def down(slopes, step):
-        slope = _rows(plan, slopes, step)
-        index, terms = _terms(plan, cells, step)
-        top = finite_part(jnp.max(terms, axis=0))
-        weights = jnp.exp(terms - top[None])
-        total = jnp.sum(weights, axis=0)
-        share = weights * (slope / jnp.where(total == 0.0, 1.0, total))[None]
+        slope = step.own(slopes)
+        log_shares = _log_shares(step, up)
+        share = jnp.exp(log_shares) * slope[None]
         share = jnp.where(share < least, least, share)
-        share = jnp.where(jnp.isneginf(terms) | (slope == 0.0)[None], 0.0, share)
-        return slopes.at[index].add(jnp.broadcast_to(share, index.shape)), None
+        share = jnp.where(jnp.isneginf(log_shares) | (slope == 0.0)[None], 0.0, share)
+        return step.add(slopes, step.each(share))
 
-    slopes, _ = lax.scan(down, _at_roots(plan, cells), _counter(plan), reverse=True)
-    return _given(plan, slopes)
+    return _given(plan, _swept(plan, down, _at_roots(plan, up.cells), reverse=True))
 
 
-def _log_marginals(plan: EliminationPlan, cells: Array) -> Array:
-    """Downward sweep in the log domain; of all entries, the messages' too."""
+def _log_marginals(plan: EliminationPlan, up: Upward) -> Array:
+    """Downward sweep in the log domain; of all entries, the products' too."""
 
     def down(carry, step):
         # A sum of exponentials that grows: its largest term, and the sum relative to that.
         tops, sums = carry
-        index, shares = _log_shares(plan, cells, step)
-        shares = shares + (safe_log(_rows(plan, sums, step)) + _rows(plan, tops, step))[None]
-        before = tops[index]
-        tops = tops.at[index].max(jnp.broadcast_to(shares, index.shape))
-        after = finite_part(tops[index])
-        # Written, not multiplied: a cell that several rows read is scaled once.
-        sums = sums.at[index].set(sums[index] * jnp.exp(before - after))
-        return (tops, sums.at[index].add(jnp.exp(shares[None] - after))), None
+        log_slope = safe_log(step.own(sums)) + step.own(tops)
+        shares = step.each(_log_shares(step, up) + log_slope[None])
+        before = step.read(tops)
+        tops = step.raised(tops, shares)
+        after = [finite_part(top) for top in step.read(tops)]
+        sums = step.put(
+            sums,
+            [s * jnp.exp(b - a) for s, b, a in zip(step.read(sums), before, after, strict=True)],
+        )
+        added = [jnp.exp(share - a) for share, a in zip(shares, after, strict=True)]
+        return tops, step.add(sums, added)
 
-    roots = _at_roots(plan, cells)
+    roots = _at_roots(plan, up.cells)
     start = jnp.where(roots > 0.0, jnp.zeros_like(roots), -jnp.inf), roots
-    (tops, sums), _ = lax.scan(down, start, _counter(plan), reverse=True)
+    tops, sums = _swept(plan, down, start, reverse=True)
     return safe_log(sums) + tops
 
 
 def _in_units_of_result(plan: EliminationPlan, flat: Array, units: Array) -> Array:
     """The marginals, each divided by ``exp(units)``: for its derivatives, to any order."""
-    _, cells = _upward(plan, flat)
+    _, up = _upward(plan, flat)
 
     def down(ratios, step):
-        index, log_shares = _log_shares(plan, cells, step)
-        parts = _parts(plan, index, log_shares, units, step)
-        return ratios.at[index].add(parts * _rows(plan, ratios, step)[None, None]), None
+        parts = _parts(step, _log_shares(step, up), units)
+        ratio = step.own(ratios)[None, None]
+        return step.add(ratios, [part * ratio for part in parts])
 
-    ratios, _ = lax.scan(down, _at_roots(plan, cells), _counter(plan), reverse=True)
-    return _given(plan, ratios)
+    return _given(plan, _swept(plan, down, _at_roots(plan, up.cells), reverse=True))
 
 
 def _in_units_of_direction(
     plan: EliminationPlan, flat: Array, units: Array, direction: Array
 ) -> Array:
     """Derivative of the marginals along ``direction / exp(units)``, however small the units."""
-    _, cells, tangents = _upward_along(plan, flat, (direction, units))
+    _, up = _upward(plan, flat, (direction, units))
 
     def down(carry, step):
         ratios, slopes = carry
-        index, log_shares = _log_shares(plan, cells, step)
-        parts = _parts(plan, index, log_shares, units, step)
-        ratio = _rows(plan, ratios, step)
+        log_shares = _log_shares(step, up)
+        ratio = step.own(ratios)
+        parts = [part * ratio[None, None] for part in _parts(step, log_shares, units)]
         # d(p share) = dp share + p share (d terms - d row)
-        rest = _rows(plan, slopes, step) - ratio * _rows(plan, tangents, step)
-        parts = parts * ratio[None, None]
-        slope = jnp.exp(log_shares) * rest[None] + jnp.sum(parts * tangents[index], axis=0)
-        slopes = slopes.at[index].add(jnp.broadcast_to(slope, index.shape))
-        return (ratios.at[index].add(parts), slopes), None
+        rest = step.own(slopes) - ratio * step.own(up.tangents)
+        products = [p * t for p, t in zip(parts, step.read(up.tangents), strict=True)]
+        slope = jnp.exp(log_shares) * rest[None] + terms(products)
+        return step.add(ratios, parts), step.add(slopes, step.each(slope))
 
-    start = _at_roots(plan, cells), jnp.zeros_like(cells)
-    (_, slopes), _ = lax.scan(down, start, _counter(plan), reverse=True)
-    return _given(plan, slopes)
+    start = _at_roots(plan, up.cells), jnp.zeros_like(up.cells)
+    return _given(plan, _swept(plan, down, start, reverse=True)[1])
 
 
-def _parts(plan: EliminationPlan, index: Array, log_shares: Array, units: Array, step: Array):
+def _parts(step: Any, log_shares: Array, units: Array) -> list[Array]:
     """What each summand of a row adds to the cells it reads, both in their units."""
-    apart = _rows(plan, units, step)[None, None] - finite_part(units[index])
-    return jnp.exp(log_shares[None] + apart)
+    own = step.own(units)[None, None]
+    return [jnp.exp(log_shares[None] + (own - finite_part(u))) for u in step.read(units)]
 
 
-def _log_shares(plan: EliminationPlan, cells: Array, step: Array) -> tuple[Array, Array]:
-    """Logarithms of the part that each summand has in its row's sum."""
-    index, terms = _terms(plan, cells, step)
-    return index, terms - finite_part(safe_logsumexp(terms, axis=0))[None]
-
-
-def _terms(plan: EliminationPlan, cells: Array, step: Array) -> tuple[Array, Array]:
-    """Which cells a step reads ``[inputs, states, rows]``, and the logarithms of its summands."""
-    index = lax.dynamic_index_in_dim(plan.index, step, axis=2, keepdims=False)
-    return index, jnp.sum(cells[index], axis=0)
-
-
-def _counter(plan: EliminationPlan) -> Array:
-    return jnp.arange(plan.index.shape[2], dtype=jnp.int32)
+def _log_shares(step: Any, up: Upward) -> Array:
+    """Logarithms of the part that each summand has in its row's sum, ``[states, *rows]``."""
+    near = step.own(up.cells) + step.level(up.tops, up.sources)
+    return step.log_shares(step.read(up.cells), near)
 
 
 def _at_roots(plan: EliminationPlan, cells: Array) -> Array:
@@ -341,14 +347,3 @@ def _at_roots(plan: EliminationPlan, cells: Array) -> Array:
 def _given(plan: EliminationPlan, cells: Array) -> Array:
     """The cells of potentials and evidence."""
     return cells[2 : plan.inputs]
-
-
-def _rows(plan: EliminationPlan, cells: Array, step: Array) -> Array:
-    """The cells that a step computes."""
-    width = plan.index.shape[3]
-    return lax.dynamic_slice(cells, (plan.inputs + step * width,), (width,))
-
-
-def _write(plan: EliminationPlan, cells: Array, rows: Array, step: Array) -> Array:
-    start = plan.inputs + step * plan.index.shape[3]
-    return lax.dynamic_update_slice(cells, rows, (start,))

@@ -1,5 +1,6 @@
 """Variable elimination: exact on every graph, padded programs, derivatives, limits."""
 
+import contextlib
 import time
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from klprojax import RESULTS, Elimination, FactorGraph, infer
-from klprojax.operators import TooLargeError
+from klprojax.operators import TooLargeError, _elimination_layout, _elimination_plan
 from tests.reference.elimination import eliminate
 
 from ._enumeration import build, enumerate_exact, random_tables
@@ -19,25 +20,49 @@ from ._enumeration import build, enumerate_exact, random_tables
 EXACT = 1e-12
 
 
-def solve(model, **options):
+ROUTES = ("eager", "rows", "dense")
+
+
+@contextlib.contextmanager
+def dense_from(products, most=2):
+    """Products of so many entries are dense steps, the largest of them."""
+    usual = _elimination_layout.DENSE, _elimination_layout.MOST_DENSE
+    _elimination_layout.DENSE, _elimination_layout.MOST_DENSE = products, most
+    _elimination_plan.plan_elimination.cache_clear()
+    try:
+        yield
+    finally:
+        _elimination_layout.DENSE, _elimination_layout.MOST_DENSE = usual
+        _elimination_plan.plan_elimination.cache_clear()
+
+
+def solve(model, route="eager", **options):
     graph, log_potentials, log_evidence = build(model)
-    return graph, infer(graph, log_potentials, Elimination(), log_evidence=log_evidence, **options)
+
+    def run(log_potentials, log_evidence):
+        return infer(graph, log_potentials, Elimination(), log_evidence=log_evidence, **options)
+
+    if route == "eager":
+        return graph, run(log_potentials, log_evidence)
+    with dense_from(2 if route == "dense" else 2**20):
+        return graph, jax.jit(run)(log_potentials, log_evidence)
 
 
 def assert_exact(model, tolerance=EXACT):
-    graph, solution = solve(model, factor_beliefs=True)
     known = enumerate_exact(
         model["cardinalities"], model["scopes"], model["log_tables"], model.get("log_evidence")
     )
-    np.testing.assert_allclose(solution.log_partition, known.log_partition, atol=tolerance)
-    for got, wanted in zip(
-        graph.unpack_variables(solution.marginals), known.marginals, strict=True
-    ):
-        np.testing.assert_allclose(got, wanted, atol=tolerance)
-    for got, wanted in zip(
-        graph.unpack(solution.factor_beliefs), known.factor_marginals, strict=True
-    ):
-        np.testing.assert_allclose(np.squeeze(got), np.squeeze(wanted), atol=tolerance)
+    for route in ROUTES:
+        graph, solution = solve(model, route, factor_beliefs=True)
+        np.testing.assert_allclose(solution.log_partition, known.log_partition, atol=tolerance)
+        for got, wanted in zip(
+            graph.unpack_variables(solution.marginals), known.marginals, strict=True
+        ):
+            np.testing.assert_allclose(got, wanted, atol=tolerance)
+        for got, wanted in zip(
+            graph.unpack(solution.factor_beliefs), known.factor_marginals, strict=True
+        ):
+            np.testing.assert_allclose(np.squeeze(got), np.squeeze(wanted), atol=tolerance)
     return solution
 
 
@@ -74,8 +99,9 @@ def test_all_cardinalities_from_1_to_20_on_one_path():
     # 20! states cannot be enumerated; the plain elimination sums the path from its first variable.
     cards = np.random.default_rng(1).permutation(np.arange(1, 21)).tolist()
     model = model_of(cards, [(v, v + 1) for v in range(19)])
-    _, solution = solve(model)
-    np.testing.assert_allclose(solution.log_partition, eliminate(**model), rtol=EXACT)
+    for route in ROUTES:
+        _, solution = solve(model, route)
+        np.testing.assert_allclose(solution.log_partition, eliminate(**model), rtol=EXACT)
 
 
 def test_a_cluster_with_more_inputs_than_one_row_multiplies():
@@ -90,7 +116,7 @@ def test_hub_with_hundreds_of_factors():
     family = np.array([[0, v] for v in range(1, n + 1)])
     graph = FactorGraph([card] * (n + 1), [family])
     table = np.asarray(rng.normal(size=(n, card, card)))
-    solution = infer(graph, graph.pack([table]), Elimination())
+    solution = jax.jit(lambda t: infer(graph, t, Elimination()))(graph.pack([table]))
     at_hub = np.logaddexp.reduce(table, axis=2).sum(axis=0)
     log_partition = np.logaddexp.reduce(at_hub)
     # log Z is about 500, a sum of 300 terms.
@@ -106,7 +132,8 @@ def test_shared_tables():
     rows = np.array([[0, 1], [1, 2], [2, 0], [2, 3]])
     graph = FactorGraph([2] * 4, [rows, (1,)])
     table, unary = rng.normal(size=(2, 2)), rng.normal(size=2)
-    shared = infer(graph, graph.pack([table, unary]), Elimination(), factor_beliefs=True)
+    run = jax.jit(lambda t: infer(graph, t, Elimination(), factor_beliefs=True))
+    shared = run(graph.pack([table, unary]))
     known = enumerate_exact([2] * 4, [*map(tuple, rows), (1,)], [table] * 4 + [unary])
     np.testing.assert_allclose(shared.log_partition, known.log_partition, atol=EXACT)
     # Each factor has beliefs of its own although they share a table.
@@ -125,10 +152,11 @@ def test_shared_tables():
 )
 def test_log_partition_without_variables_or_factors(cards, scopes, tables, log_partition):
     graph = FactorGraph(cards, scopes)
-    solution = infer(graph, graph.pack(tables), Elimination())
-    np.testing.assert_allclose(solution.log_partition, log_partition, atol=1e-15)
-    for marginal, card in zip(graph.unpack_variables(solution.marginals), cards, strict=True):
-        np.testing.assert_allclose(marginal, np.full(card, 1 / card), atol=1e-15)
+    for run in (infer, jax.jit(infer, static_argnums=(0, 2))):
+        solution = run(graph, graph.pack(tables), Elimination())
+        np.testing.assert_allclose(solution.log_partition, log_partition, atol=1e-15)
+        for marginal, card in zip(graph.unpack_variables(solution.marginals), cards, strict=True):
+            np.testing.assert_allclose(marginal, np.full(card, 1 / card), atol=1e-15)
 
 
 def test_single_precision_stays_single():
@@ -264,8 +292,14 @@ def dot(a, b):
     return sum(jnp.vdot(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_derivatives_to_third_order_match_finite_differences():
+@pytest.mark.parametrize("route", ["rows", "dense"])
+def test_derivatives_to_third_order_match_finite_differences(route):
     loss, point, direction, other = loop_functions()
+    with dense_from(2 if route == "dense" else 2**20):
+        check_derivatives(loss, point, direction, other)
+
+
+def check_derivatives(loss, point, direction, other):
 
     @jax.jit
     def program(point):
@@ -305,6 +339,34 @@ def test_derivative_of_the_log_partition_is_the_marginals():
     gradient = jax.grad(lambda t: infer(graph, t, Elimination()).log_partition)(log_potentials)
     for got, wanted in zip(graph.unpack(gradient), known.factor_marginals, strict=True):
         np.testing.assert_allclose(got, wanted, atol=EXACT)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("size", [10.0, 1e4])
+def test_dense_steps_are_right_at_any_size(dtype, size):
+    """A grid with large potentials and zeros: dense steps against numpy in float64."""
+    rng = np.random.default_rng(11)
+    rows = grid(3)
+    # Whole numbers, which float32 holds: what differs is only the arithmetic.
+    table = np.rint(rng.uniform(-size, size, (len(rows), 3, 3)))
+    table = np.where(rng.uniform(size=table.shape) < 0.1, -np.inf, table).astype(dtype)
+    graph = FactorGraph([3] * 9, [rows])
+    exact = infer(graph, graph.pack([table.astype(np.float64)]), Elimination())
+    with dense_from(9, most=3):
+        run = jax.jit(jax.vmap(lambda t: infer(graph, t, Elimination(), throw=False)))
+        one = graph.pack([table])
+        found = run(jax.tree.map(lambda t: jnp.stack([t, t]), one))
+        plan = Elimination().plan(graph, one)
+    assert sum(isinstance(p, _elimination_plan.DenseStep) for p in plan.phases) >= 3
+    # A score of sums over numbers of up to 20 times the size.
+    close = 100 * float(jnp.finfo(dtype).eps) * size
+    assert found.log_beliefs[0].dtype == dtype
+    np.testing.assert_allclose(found.log_partition, [exact.log_partition] * 2, atol=20 * close)
+    for got, wanted in zip(found.marginals, exact.marginals, strict=True):
+        np.testing.assert_allclose(got[1], wanted, atol=min(close, 1e-2))
+        np.testing.assert_allclose(jnp.sum(got, axis=-1), 1.0, rtol=1e-5)
+    for got, wanted in zip(found.log_beliefs, exact.log_beliefs, strict=True):
+        np.testing.assert_allclose(got[0], wanted, atol=20 * close)
 
 
 def test_vmap_over_evidence():
@@ -350,15 +412,15 @@ def test_inside_of_jit_a_memory_limit_is_an_error_with_the_predicted_size():
     graph = FactorGraph([2] * 36, [rows])
     log_potentials = graph.pack([np.zeros((len(rows), 2, 2))])
     solver = Elimination(memory_limit=5 * 2**10)
-    size = r"tables of [\d,]+ entries in all, the largest over [78] variables with [\d,]+ "
-    needed = r"\([\d.]+ KiB for program and buffers\), beyond memory_limit = 5 KiB"
+    size = r"takes [\d,]+ products, with tables of up to (64|128|256) entries over [678] "
+    needed = r"variables \([\d.]+ KiB for program and buffers\), beyond memory_limit = 5 KiB"
     with pytest.raises(ValueError, match=size + needed):
         jax.eval_shape(lambda tables: infer(graph, tables, solver), log_potentials)
     plan = Elimination().plan(graph, log_potentials)
-    # A 6 x 6 grid has treewidth 6: seven binary variables in the largest table, and no greedy
-    # order on so small a grid is far from that.
-    assert 2**7 <= plan.largest_entries <= 2**8
-    assert plan.largest_entries < plan.total_entries <= 36 * plan.largest_entries
+    # A 6 x 6 grid has treewidth 6, so that a result is over six binary variables at least; a tree
+    # with fewer levels may take two more.
+    assert 2**6 <= plan.largest <= 2**8
+    assert 4 * plan.largest < plan.products <= 36 * 2 * plan.largest
 
 
 def test_a_model_that_is_too_wide_says_so_quickly():

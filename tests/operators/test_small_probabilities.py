@@ -48,6 +48,26 @@ def test_an_improbable_hub_keeps_its_log_probability_and_its_slope(solver, dtype
     np.testing.assert_allclose(slope[0], [[1.0, -1.0]], atol=children * eps)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_improbable_hub_beside_a_probable_one_in_a_batch(nested):
+    graph, log_potentials, evidence = star(np.float32, 60)
+    free = graph.log_evidence(dtype=np.float32)
+    batch = jax.tree.map(lambda *rows: jnp.stack(rows), free, evidence, free)
+
+    def log_p(log_evidence):
+        return infer(
+            graph, log_potentials, Elimination(), log_evidence=log_evidence, throw=False
+        ).log_beliefs[0][0, 0]
+
+    run = jax.vmap(log_p)
+    if nested:
+        run, batch = jax.vmap(run), jax.tree.map(lambda rows: rows[None], batch)
+    found = jax.jit(run)(batch).reshape(-1)
+    # As above; without evidence the coin is fair.
+    wanted = [np.log(0.5), -60 * np.log(9), np.log(0.5)]
+    np.testing.assert_allclose(found, wanted, rtol=60 * float(np.finfo(np.float32).eps))
+
+
 def improbable(dtype, depth, pairs=((0, 1), (1, 2), (2, 0), (2, 3), (3,))):
     """A 3-cycle and a pendant. State 1 of variable 0 is ``depth`` nats below state 0, state 2 of
     variable 1 excluded by a factor, state 0 of variable 3 by evidence."""

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
+
+from ..._batching import any_of
 
 # All functions compute ``log sum_k exp(log_weights[n, j, k] + log_values[n, k, b])``, with
 # ``[nodes, out, in]`` and ``[nodes, in, batch]``, of values whose largest of every (node, row) is
@@ -129,18 +130,6 @@ class Shifted(NamedTuple):
 def weight_range(terms: int, dtype: jnp.dtype) -> float:
     """How far below its largest a weight of a sum of so many terms may be, nats (negative)."""
     return math.log(_least(terms, dtype))
-
-
-@custom_vmap
-def any_of(flags: Bool[Array, "..."]) -> Bool[Array, ""]:
-    """Whether any flag is set, of all elements of a map: a branch on it stays a branch."""
-    return jnp.any(flags)
-
-
-@any_of.def_vmap
-def _any_of_mapped(size, mapped, flags):
-    del size, mapped
-    return any_of(flags), False
 
 
 def _least(terms: int, dtype: jnp.dtype) -> float:

@@ -11,4 +11,9 @@ from ._on_graphs import Reduction as Reduction
 from ._on_graphs import contract_graph as contract_graph
 from ._on_graphs import reduce_graph as reduce_graph
 from ._plan import BeyondLimits as BeyondLimits
+from ._plan import Leaf as Leaf
+from ._plan import leaves_of as leaves_of
 from ._slices import contract_in_slices as contract_in_slices
+from ._tree import Tree as Tree
+from ._tree import find_tree as find_tree
+from ._tree import shallow_tree as shallow_tree

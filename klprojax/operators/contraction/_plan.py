@@ -159,29 +159,13 @@ def plan_contraction(
     Raises:
         TooWide: see `find_tree`.
     """
-    members: dict[int, list[int]] = {}
-    for k, h in enumerate(_hosts(len(cards), scopes)):
-        members.setdefault(h, []).append(k)
-    uses = [int(v in kept) for v in range(len(cards))]
-    for h in members:
-        for v in scopes[h]:
-            uses[v] += 1
-    leaves = []
-    for h, own in members.items():
-        parts = []
-        for k in own:
-            place = [scopes[h].index(v) for v in scopes[k]]
-            shape = [cards[v] if v in scopes[k] else 1 for v in scopes[h]]
-            parts.append((k, tuple(np.argsort(place).tolist()), tuple(shape)))
-        gone = tuple(axis for axis, v in enumerate(scopes[h]) if uses[v] == 1)
-        leaves.append(Leaf(scopes[h], tuple(parts), gone))
-    known = [tuple(v for v in leaf.scope if uses[v] > 1) for leaf in leaves]
+    leaves, known = leaves_of(cards, scopes, kept)
     tree = find_tree(cards, tuple(tuple(sorted(scope)) for scope in known), seed, kept)
     up = []
     for (one, two), scope in zip(tree.pairs, tree.scopes[len(leaves) :], strict=True):
         up.append(plan_step(known[one], known[two], frozenset(scope), cards))
         known.append(up[-1].scope)
-    free = tuple(v for v, count in enumerate(uses) if not count)
+    free = tuple(sorted(set(range(len(cards))).difference(kept, *scopes)))
     if kept:
         return Program(tuple(leaves), tree, tuple(known), tuple(up), (), free)
 
@@ -218,17 +202,54 @@ def plan_contraction(
     return Program(tuple(leaves), tree, tuple(known), tuple(up), tuple(down), free)
 
 
-def _hosts(count: int, scopes: Sequence[Scope]) -> list[int]:
-    """For each table one whose scope holds its own: the two are multiplied beforehand."""
-    having: list[list[int]] = [[] for _ in range(count)]
+def leaves_of(
+    cards: Sequence[int], scopes: Sequence[Scope], kept: frozenset[int] = frozenset()
+) -> tuple[list[Leaf], list[Scope]]:
+    """Which tables are multiplied beforehand, and what each leaf is over without its own axes.
+
+    Args:
+        cards: states of each variable.
+        scopes: variables of each table.
+        kept: variables that are not summed.
+    """
+    members: dict[int, list[int]] = {}
+    for k, h in enumerate(_hosts(cards, scopes)):
+        members.setdefault(h, []).append(k)
+    uses = [int(v in kept) for v in range(len(cards))]
+    for h in members:
+        for v in scopes[h]:
+            uses[v] += 1
+    leaves = []
+    for h, own in members.items():
+        parts = []
+        for k in own:
+            place = [scopes[h].index(v) for v in scopes[k]]
+            shape = [cards[v] if v in scopes[k] else 1 for v in scopes[h]]
+            parts.append((k, tuple(np.argsort(place).tolist()), tuple(shape)))
+        gone = tuple(axis for axis, v in enumerate(scopes[h]) if uses[v] == 1)
+        leaves.append(Leaf(scopes[h], tuple(parts), gone))
+    return leaves, [tuple(v for v in leaf.scope if uses[v] > 1) for leaf in leaves]
+
+
+def _hosts(cards: Sequence[int], scopes: Sequence[Scope]) -> list[int]:
+    """For each table one whose scope holds its own: the two are multiplied beforehand.
+
+    Of several, one with few tables already, then a small one.
+    """
+    having: list[list[int]] = [[] for _ in cards]
     host = list(range(len(scopes)))
+    guests = [0] * len(scopes)
     sets = [frozenset(scope) for scope in scopes]
+    sizes = [math.prod(cards[v] for v in scope) for scope in scopes]
     for k in sorted(range(len(scopes)), key=lambda k: (-len(scopes[k]), k)):
         if not scopes[k]:
             continue
         rarest = min(scopes[k], key=lambda v: len(having[v]))
-        host[k] = next((h for h in having[rarest] if sets[k] <= sets[h]), k)
-        if host[k] == k:
+        fitting = [h for h in having[rarest] if sets[k] <= sets[h]]
+        if fitting:
+            host[k] = min(fitting, key=lambda h: (guests[h], sizes[h], h))
+            guests[host[k]] += 1
+        else:
             for v in scopes[k]:
                 having[v].append(k)
     return host

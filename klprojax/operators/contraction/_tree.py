@@ -90,6 +90,25 @@ def find_tree(
     return _improved(cardinalities, scopes, best, seed)
 
 
+@lru_cache(maxsize=32)
+def shallow_tree(cardinalities: tuple[int, ...], scopes: tuple[tuple[int, ...], ...]) -> Tree:
+    """A tree whose pairs need few rounds: about ``log n`` for a chain of n variables.
+
+    Raises:
+        TooWide: every order meets a table of more than ``2**50`` entries.
+    """
+    failures = []
+    for criterion in ("fill", "weight"):
+        try:
+            order = greedy_order(cardinalities, scopes, criterion, HOPELESS, parallel=True)
+        except TooWide as wide:
+            failures.append(wide)
+            continue
+        pairs = _by_buckets(cardinalities, scopes, order, frozenset())
+        return _grow(cardinalities, scopes, pairs)
+    raise min(failures, key=lambda wide: wide.log2_entries)
+
+
 def _cost(tree: Tree) -> float:
     # Sums read and write memory; a result costs as much as a few products.
     return tree.products + 16 * tree.entries
