@@ -369,6 +369,42 @@ def test_dense_steps_are_right_at_any_size(dtype, size):
         np.testing.assert_allclose(got[0], wanted, atol=20 * close)
 
 
+def test_a_table_that_several_dense_steps_read():
+    """Its gradient is the sum of the marginals of the factors that share it, in both sweeps."""
+    rows = np.array([(u, v) for v in range(4) for u in range(v)])
+    graph = FactorGraph([2] * 4, [rows])
+
+    @jax.jit
+    def run(table):
+        def log_partition(table):
+            solution = infer(graph, (table,), Elimination())
+            return solution.log_partition, solution.log_beliefs
+
+        return jax.value_and_grad(log_partition, has_aux=True)(table)
+
+    with dense_from(2, most=5):
+        # Potentials of 500 nats: some marginals are below the range of numbers.
+        for size in (1.0, 500.0):
+            table = size * np.array([[0.5, -0.7], [0.9, 0.2]])
+            known = enumerate_exact([2] * 4, list(map(tuple, rows)), [table] * 6)
+            (value, log_beliefs), slope = run(jnp.asarray(table))
+            np.testing.assert_allclose(value, known.log_partition, rtol=EXACT)
+            np.testing.assert_allclose(slope, sum(known.factor_marginals), atol=EXACT)
+            log_odds = [score(table, rows, v) for v in range(4)]
+            np.testing.assert_allclose(log_beliefs[0], log_odds, rtol=EXACT, atol=EXACT)
+        plan = Elimination().plan(graph, (jnp.asarray(table),))
+    reads = [v.start for p in plan.phases if hasattr(p, "views") for v in p.views]
+    assert reads.count(2) > 1  # the table itself, at the first cell after the constants
+
+
+def score(table, rows, v):
+    """Logarithms of one variable's marginal, all sums on logarithms."""
+    states = np.stack(np.meshgrid(*[np.arange(2)] * 4, indexing="ij"), -1).reshape(-1, 4)
+    joint = sum(table[states[:, a], states[:, b]] for a, b in rows)
+    total = np.logaddexp.reduce(joint)
+    return [np.logaddexp.reduce(joint[states[:, v] == s]) - total for s in range(2)]
+
+
 def test_vmap_over_evidence():
     model = model_of([2, 3, 2, 2], [(0, 1), (1, 2), (2, 3), (3, 0)])
     graph, log_potentials, _ = build(model)
