@@ -16,6 +16,7 @@ from klprojax.circuits.tensor import (
     hidden_markov,
     rat_spn,
 )
+from klprojax.circuits.tensor._parses import _drawn
 from klprojax.circuits.tensor._plan import make_plan
 
 from ._models import circuits, region_circuits
@@ -331,3 +332,15 @@ def test_faults():
     ):
         with pytest.raises(ValueError, match=match):
             call()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5, np.nextafter(1.0, 0.0)])
+def test_a_draw_at_the_end_of_the_interval_is_a_possible_term(noise):
+    """Uniform numbers may be 0: the first and the last term are impossible, and never drawn."""
+    log_values = jnp.asarray([-np.inf, 0.0, -1.0, -np.inf]).reshape(1, 4, 1)
+    log_weights = jnp.zeros((1, 1, 4))
+    drawn = jax.grad(lambda values: jnp.sum(_drawn(log_weights, values, jnp.full((1, 1), noise))))(
+        log_values
+    )
+    # Shares 1 and 0.37 of 1.37: a half falls on the first of them.
+    assert np.flatnonzero(drawn).tolist() == [2 if noise > 0.9 else 1]
