@@ -112,7 +112,7 @@ NAMES = {
 # From the ground up: a module may import what stands on an earlier line, and its own package.
 LAYERS = (
     {"_types"},
-    {"_variables", "_linear_solve", "_store", "_sharding", "_tracing"},
+    {"_variables", "_linear_solve", "_store", "_sharding", "_tracing", "_batching"},
     {"_solution", "_adjoint"},
     {"geometry"},
     {"graphs", "projections"},

@@ -1,20 +1,24 @@
-"""From a discrete model to a circuit: variable elimination with nodes in the place of numbers."""
+"""From a discrete model to a circuit: tensor contraction with nodes in the place of numbers."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from ..graphs import DiscreteModel
 from ..graphs._model import check_model
-from ..operators._elimination_order import TooWide, best_order
+from ..operators._elimination_order import TooWide
+from ..operators.contraction import Tree, leaves_of, levelled_tree
 from ._builder import CircuitModel
 from ._circuit import Circuit
 from ._leaves import Indicator
 from ._structure import LEAF, PRODUCT, SUM, LeafGroup
 
 _MOST_EDGES = 10_000_000
+# What a level of a circuit costs in a sweep, edges.
+_LEVEL_COST = 512
 
 
 def compile_model(
@@ -22,11 +26,11 @@ def compile_model(
 ) -> CircuitModel:
     """Compile a discrete model into a circuit with the model's joint table as network polynomial.
 
-    Summing a variable out of its bucket makes one sum node for each joint state of its
-    neighbours: over its states, the product of the indicator and of the nodes of the incoming
-    messages, weighted by the bucket's factors. States of weight zero are left out, so weights are
-    positive. The circuit is complete, decomposable and deterministic; its log-partition is the
-    model's.
+    Tables are multiplied in pairs along the contraction tree of `klprojax.Elimination`. Summing a
+    variable out of a product makes one sum node for each joint state of the variables left: over
+    its states, the product of the indicator and of the nodes below, weighted by the factors.
+    States of weight zero are left out, so weights are positive. The circuit is complete,
+    decomposable and deterministic; its log-partition is the model's.
 
     Args:
         model: any discrete model, for example from `klprojax.read_model`.
@@ -49,61 +53,69 @@ def compile_model(
     """
     check_model(model)
     cards = model.cardinalities
-    order = _order(cards, model.scopes, max_edges)
-    position = {cluster.variable: k for k, cluster in enumerate(order)}
     nodes = _Nodes(cards, max_edges)
-    # Per bucket: log-tables of factors, and messages (tables of nodes, -1 for zero), with scopes.
-    factors: list[list[tuple[tuple[int, ...], np.ndarray]]] = [[] for _ in order]
-    messages: list[list[tuple[tuple[int, ...], np.ndarray]]] = [[] for _ in order]
-    constant = 0.0
-    for scope, table in zip(model.scopes, model.log_tables, strict=True):
-        if scope:
-            factors[min(position[v] for v in scope)].append((tuple(scope), table))
-        else:
-            constant += float(table)
-    roots: list[int] = []
-    for k, cluster in enumerate(order):
-        v = cluster.variable
-        kept = tuple(sorted(cluster.neighbours, key=position.__getitem__))
-        scope = (*kept, v)
-        weight = np.zeros([cards[u] for u in scope])
-        for inner, table in factors[k]:
-            weight = weight + _expand(table, inner, scope)
-        below = [
-            np.broadcast_to(_expand(table, inner, scope), weight.shape)
-            for inner, table in messages[k]
-        ]
-        made = nodes.eliminate(v, weight, below)
-        factors[k] = messages[k] = []
-        if kept:
-            messages[min(position[u] for u in kept)].append((kept, made))
-        else:
-            roots.append(int(made))
-    return nodes.finish(roots, constant, dtype)
+    constant = float(sum(t for s, t in zip(model.scopes, model.log_tables, strict=True) if not s))
+    tables = [
+        _Table(tuple(scope), np.asarray(table), [])
+        for scope, table in zip(model.scopes, model.log_tables, strict=True)
+        if scope
+    ]
+    alone = sorted(set(range(len(cards))).difference(*(table.scope for table in tables)))
+    tables += [_Table((v,), np.zeros(cards[v]), []) for v in alone]
+    scopes = [table.scope for table in tables]
+    leaves, known = leaves_of(cards, scopes)
+    tree = _tree(cards, tuple(tuple(sorted(scope)) for scope in known), max_edges)
+    found = []
+    for leaf in leaves:
+        whole = [tables[member] for member, *_ in leaf.members]
+        found.append(nodes.product(whole, [leaf.scope[axis] for axis in leaf.gone]))
+    for (one, two), scope in zip(tree.pairs, tree.scopes[len(leaves) :], strict=True):
+        pair = [found[one], found[two]]
+        found[one] = found[two] = None
+        gone = {*pair[0].scope, *pair[1].scope}.difference(scope)
+        found.append(nodes.product(pair, sorted(gone)))
+    return nodes.finish([int(found[k].nodes[0]) for k in tree.roots], constant, dtype)
 
 
-def _order(cards, scopes, max_edges: int):
-    limit = math.log2(max_edges)
+def _tree(cards: tuple[int, ...], scopes: tuple[tuple[int, ...], ...], max_edges: int) -> Tree:
+    """A contraction tree whose tables are not larger than the circuit may be."""
     try:
-        order = best_order(cards, scopes, limit)
+        tree = levelled_tree(cards, scopes, _LEVEL_COST)
     except TooWide as wide:
-        raise ValueError(
-            f"The circuit needs a table of 2^{wide.log2_entries:.1f} entries over "
-            f"{len(wide.variables)} variables, more than max_edges={max_edges}. Condition the "
-            "model on evidence first (klprojax.condition), or raise max_edges."
-        ) from None
-    return order
+        log2_entries, width = wide.log2_entries, len(wide.variables)
+    else:
+        unions = ({*tree.scopes[one], *tree.scopes[two]} for one, two in tree.pairs)
+        sizes = [(sum(math.log2(cards[v]) for v in union), len(union)) for union in unions]
+        log2_entries, width = max(sizes, default=(0.0, 0))
+        if log2_entries <= math.log2(max_edges):
+            return tree
+    raise ValueError(
+        f"The circuit needs a table of 2^{log2_entries:.1f} entries over {width} variables, more "
+        f"than max_edges={max_edges}. Condition the model on evidence first (klprojax.condition), "
+        "or raise max_edges."
+    )
 
 
-def _expand(table: np.ndarray, inner: tuple[int, ...], scope: tuple[int, ...]) -> np.ndarray:
-    """Bring a table's axes into the order of ``scope``, size one where it has none."""
-    order = sorted(range(len(inner)), key=lambda a: scope.index(inner[a]))
-    shape = [table.shape[inner.index(u)] if u in inner else 1 for u in scope]
-    return np.transpose(table, order).reshape(shape)
+class _Table(NamedTuple):
+    """Log-weights over the joint states of a scope, times nodes: tables of numbers, -1 for zero."""
+
+    scope: tuple[int, ...]
+    weight: np.ndarray
+    nodes: list[np.ndarray]
+
+    def over(self, scope: tuple[int, ...]) -> "_Table":
+        """Axes in the order of ``scope``, of size one for variables that are not there."""
+        order = sorted(range(len(self.scope)), key=lambda a: scope.index(self.scope[a]))
+        shape = [self.weight.shape[self.scope.index(u)] if u in self.scope else 1 for u in scope]
+        return _Table(
+            scope,
+            self.weight.transpose(order).reshape(shape),
+            [node.transpose(order).reshape(shape) for node in self.nodes],
+        )
 
 
 class _Nodes:
-    """Arrays of nodes, grown bucket by bucket."""
+    """Arrays of nodes, grown product by product."""
 
     def __init__(self, cards: tuple[int, ...], max_edges: int):
         self.cards = cards
@@ -133,21 +145,40 @@ class _Nodes:
         self.total += len(counts)
         return new
 
-    def eliminate(self, v: int, weight: np.ndarray, below: list[np.ndarray]) -> np.ndarray:
-        """Sum nodes over the states of ``v``, the last axis; -1 where nothing is left."""
+    def product(self, tables: Sequence[_Table], gone: Sequence[int]) -> _Table:
+        """Multiply tables and sum variables out, one after the other."""
+        scope = tuple({v: None for table in tables for v in table.scope if v not in gone})
+        scope = (*scope, *gone)
+        tables = [table.over(scope) for table in tables]
+        shape = [self.cards[v] for v in scope]
+        weight = np.zeros(shape) + sum(table.weight for table in tables)
+        below = [np.broadcast_to(node, shape) for table in tables for node in table.nodes]
         alive = ~np.isneginf(weight)
-        for message in below:
-            alive &= message >= 0
-        states = np.broadcast_to(np.arange(self.cards[v]), weight.shape)
-        terms = (self.first_indicator[v] + states)[alive]
-        if below:
-            rows = np.stack([terms, *(message[alive] for message in below)], axis=1)
-            terms = self.add(PRODUCT, np.full(len(rows), rows.shape[1]), rows.reshape(-1))
-        counts = alive.sum(axis=-1)
-        made = np.full(counts.shape, -1, np.int64)
-        made[counts > 0] = self.add(SUM, counts[counts > 0], terms)
-        self.weights.append(weight[alive])
-        return made
+        for node in below:
+            alive &= node >= 0
+        for v in reversed(gone):
+            # One sum per joint state of what is left: over the states of ``v``, the product of the
+            # indicator and of the nodes below.
+            states = np.broadcast_to(np.arange(self.cards[v]), weight.shape)
+            terms = (self.first_indicator[v] + states)[alive]
+            if below:
+                terms = self.multiply([terms, *(node[alive] for node in below)])
+            counts = alive.sum(axis=-1)
+            made = np.full(counts.shape, -1, np.int64)
+            made[counts > 0] = self.add(SUM, counts[counts > 0], terms)
+            self.weights.append(weight[alive])
+            alive = counts > 0
+            weight, below, scope = np.where(alive, 0.0, -np.inf), [made], scope[:-1]
+        if len(below) > 1:
+            made = np.full(alive.shape, -1, np.int64)
+            made[alive] = self.multiply([node[alive] for node in below])
+            below = [made]
+        return _Table(scope, np.where(alive, weight, -np.inf), below)
+
+    def multiply(self, below: Sequence[np.ndarray]) -> np.ndarray:
+        """Products, entry by entry."""
+        rows = np.stack(below, axis=1)
+        return self.add(PRODUCT, np.full(len(rows), rows.shape[1]), rows.reshape(-1))
 
     def finish(self, roots: list[int], constant: float, dtype: Any) -> CircuitModel:
         if constant == -math.inf or min(roots, default=0) < 0:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..graphs import FactorGraph
 from ._elimination_steps import View
-from .contraction import Leaf, Tree, find_tree, leaves_of, shallow_tree
+from .contraction import Leaf, Tree, leaves_of, levelled_tree
 
 # Tables multiplied in one row; of more, the smallest are multiplied first.
 INPUTS = 2
@@ -22,7 +22,7 @@ DENSE, MOST_DENSE = 2**20, 48
 FEW, MOST_PHASES = 3, 3
 
 
-class Table(NamedTuple):
+class Region(NamedTuple):
     """Where a table is: from a fixed cell on, or what an operation computes."""
 
     variables: tuple[int, ...]
@@ -33,7 +33,7 @@ class Table(NamedTuple):
 class Input(NamedTuple):
     """A table, its stride along each axis of the result, offsets of the states that are summed."""
 
-    table: Table
+    table: Region
     strides: tuple[int, ...]
     offsets: np.ndarray
 
@@ -56,7 +56,7 @@ class RowOperation(NamedTuple):
     phase: int
 
     @property
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[Region]:
         return [one.table for one in self.inputs]
 
 
@@ -71,7 +71,7 @@ class DenseOperation(NamedTuple):
 
     shape: tuple[int, ...]
     views: tuple[View, View]
-    tables: list[Table]
+    tables: list[Region]
     level: int
     phase: int
 
@@ -79,7 +79,7 @@ class DenseOperation(NamedTuple):
 Operation: TypeAlias = RowOperation | DenseOperation
 
 
-class Program(NamedTuple):
+class LaidOut(NamedTuple):
     """All operations.
 
     Attributes:
@@ -91,7 +91,7 @@ class Program(NamedTuple):
     """
 
     operations: list[Operation]
-    roots: list[Table]
+    roots: list[Region]
     states: int
     given: int
     products: int
@@ -100,7 +100,7 @@ class Program(NamedTuple):
     width: int
 
 
-def lay_out(graph: FactorGraph, shared: tuple[bool, ...]) -> Program:
+def lay_out(graph: FactorGraph, shared: tuple[bool, ...]) -> LaidOut:
     """Search for a tree and list what it takes.
 
     Args:
@@ -113,46 +113,31 @@ def lay_out(graph: FactorGraph, shared: tuple[bool, ...]) -> Program:
     cards = graph.cardinalities
     tables, given = _given_tables(graph, shared)
     leaves, known = leaves_of(cards, [table.variables for table in tables])
-    tree = _best_tree(cards, tuple(tuple(sorted(scope)) for scope in known))
+    tree = levelled_tree(cards, tuple(tuple(sorted(scope)) for scope in known), STEP_COST)
     unions = [frozenset(tree.scopes[one] + tree.scopes[two]) for one, two in tree.pairs]
     products = [math.prod(cards[v] for v in union) for union in unions]
     phases = _phases(len(leaves), tree, products)
     states = _chosen_states(cards, tree, unions, phases)
-    layout = _Layout(cards, tables, leaves, states)
-    roots = layout.follow(tree, unions, phases)
+    emitter = _Emitter(cards, tables, leaves, states)
+    roots = emitter.follow(tree, unions, phases)
     dense = max((n for n, phase in zip(products, phases, strict=True) if phase % 2), default=0)
     sizes = [(math.prod(cards[v] for v in scope), len(scope)) for scope in tree.scopes]
     largest, width = max(sizes[len(leaves) :], default=(1, 0))
-    return Program(layout.operations, roots, states, given, sum(products), dense, largest, width)
+    return LaidOut(emitter.operations, roots, states, given, sum(products), dense, largest, width)
 
 
-def _given_tables(graph: FactorGraph, shared: tuple[bool, ...]) -> tuple[list[Table], int]:
+def _given_tables(graph: FactorGraph, shared: tuple[bool, ...]) -> tuple[list[Region], int]:
     """Where potentials and evidence are, and the first cell after them."""
     tables, cell = [], 2
     for group, scope, one in zip(graph.signature.groups, graph.group_scopes, shared, strict=True):
         size = math.prod(group.shape)
         for row, variables in enumerate(scope.tolist()):
-            tables.append(Table(tuple(variables), cell if one else cell + row * size))
+            tables.append(Region(tuple(variables), cell if one else cell + row * size))
         cell += size * (1 if one else group.count)
     for ids, card in zip(graph._host.variables, graph.signature.cardinalities, strict=True):
-        tables += [Table((v,), cell + row * card) for row, v in enumerate(ids.tolist())]
+        tables += [Region((v,), cell + row * card) for row, v in enumerate(ids.tolist())]
         cell += len(ids) * card
     return tables, cell
-
-
-def _best_tree(cards: tuple[int, ...], scopes: tuple[tuple[int, ...], ...]) -> Tree:
-    """The cheaper of two: with fewer products, or with fewer levels."""
-    tree = find_tree(cards, scopes)
-
-    def cost(tree: Tree) -> float:
-        level = [0] * (len(scopes) + len(tree.pairs))
-        for n, (one, two) in enumerate(tree.pairs, len(scopes)):
-            level[n] = 1 + max(level[one], level[two])
-        return tree.products + STEP_COST * max(level, default=0)
-
-    if cost(tree) < 2 * tree.products:
-        return tree
-    return min(tree, shallow_tree(cards, scopes), key=cost)
 
 
 def _phases(leaves: int, tree: Tree, products: Sequence[int]) -> list[int]:
@@ -196,20 +181,22 @@ def _chosen_states(
     return min((2, 3, 4, 6, 8), key=cost)
 
 
-class _Layout:
+class _Emitter:
     """Operations, as they are found."""
 
-    def __init__(self, cards: tuple[int, ...], given: list[Table], leaves: list[Leaf], states: int):
+    def __init__(
+        self, cards: tuple[int, ...], given: list[Region], leaves: list[Leaf], states: int
+    ):
         self.cards, self.given, self.leaves, self.states = cards, given, leaves, states
         self.operations: list[Operation] = []
 
     def follow(
         self, tree: Tree, unions: Sequence[frozenset[int]], phases: Sequence[int]
-    ) -> list[Table]:
+    ) -> list[Region]:
         """Emit all operations of a tree; returns the tables at its roots."""
-        tables: dict[int, Table] = {}
+        tables: dict[int, Region] = {}
 
-        def table(k: int) -> Table:
+        def table(k: int) -> Region:
             if k not in tables:
                 leaf = self.leaves[k]
                 members = [self.given[member] for member, *_ in leaf.members]
@@ -226,7 +213,7 @@ class _Layout:
                 tables[n] = self.product(inputs, tuple(sorted(union)), sorted(union - kept), phase)
         return [table(k) for k in tree.roots]
 
-    def strides(self, table: Table) -> dict[int, int]:
+    def strides(self, table: Region) -> dict[int, int]:
         """How far apart the states of each variable are."""
         out, stride = {}, 1
         for v in reversed(table.variables):
@@ -234,12 +221,12 @@ class _Layout:
             stride *= self.cards[v]
         return out
 
-    def level(self, tables: Sequence[Table]) -> int:
+    def level(self, tables: Sequence[Region]) -> int:
         """One more than the highest level among these."""
         levels = [self.operations[t.operation].level for t in tables if t.operation >= 0]
         return 1 + max(levels, default=-1)
 
-    def dense(self, tables: list[Table], kept: frozenset[int], phase: int) -> Table:
+    def dense(self, tables: list[Region], kept: frozenset[int], phase: int) -> Region:
         """A product of two tables as one step."""
 
         def size(variables: Sequence[int]) -> int:
@@ -262,11 +249,11 @@ class _Layout:
         shape = tuple(self.cards[v] for v in variables)
         level = self.level(tables)
         self.operations.append(DenseOperation(shape, (views[0], views[1]), tables, level, phase))
-        return Table(variables, -1, len(self.operations) - 1)
+        return Region(variables, -1, len(self.operations) - 1)
 
     def product(
-        self, tables: list[Table], scope: Sequence[int], gone: Sequence[int], phase: int = 0
-    ) -> Table:
+        self, tables: list[Region], scope: Sequence[int], gone: Sequence[int], phase: int = 0
+    ) -> Region:
         """Multiply tables over parts of a scope, and sum some of its variables."""
         if len(tables) == 1 and not gone:
             return tables[0]
@@ -290,12 +277,12 @@ class _Layout:
             # More states than one row sums: cut them into pieces along a new first axis.
             pieces, size = -(-count // self.states), math.prod(shape)
             self._emit(pieces, shape, inputs, count, level, phase)
-            partial = Table((), -1, len(self.operations) - 1)
+            partial = Region((), -1, len(self.operations) - 1)
             inner = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
             inputs = [Input(partial, inner, size * np.arange(pieces))]
             count, level = pieces, level + 1
         self._emit(1, shape, inputs, count, level, phase)
-        return Table(kept, -1, len(self.operations) - 1)
+        return Region(kept, -1, len(self.operations) - 1)
 
     def _emit(
         self,

@@ -2,7 +2,7 @@
 
 Greedy orders by min-fill, weighted min-fill and min-weight, and a parallel variant that first
 removes whole independent sets of cheap variables, so that a chain of n variables takes log n
-rounds instead of n. The order with the lowest predicted cost wins.
+rounds instead of n.
 
 Reference: Darwiche (2009), chapter 9; Kjaerulff (1990) for the weighted criteria.
 """
@@ -12,8 +12,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-# One more (level, shape) group costs about as much, compilation amortised, as this many entries.
-GROUP_COST = 2.5e5
 # Clusters up to this many entries are cheap enough to be taken out of the greedy order.
 PARALLEL_ENTRIES = 2**10
 
@@ -150,50 +148,3 @@ def _remove_in_rounds(graph: _Graph, criterion: str, order: list[Cluster]) -> No
             order.append(cluster)
             candidates |= touched
         candidates &= graph.adjacent.keys()
-
-
-def levels(order: Sequence[Cluster]) -> list[int]:
-    """Round of each cluster: one more than the latest cluster that sends it a message."""
-    position = {cluster.variable: k for k, cluster in enumerate(order)}
-    level = [0] * len(order)
-    for k, cluster in enumerate(order):
-        if cluster.neighbours:
-            to = min(position[u] for u in cluster.neighbours)
-            level[to] = max(level[to], level[k] + 1)
-    return level
-
-
-def entries(cardinalities: Sequence[int], order: Sequence[Cluster]) -> list[int]:
-    """Entries of every cluster's table."""
-    return [
-        cardinalities[c.variable] * math.prod(cardinalities[u] for u in c.neighbours) for c in order
-    ]
-
-
-def _predicted_cost(cardinalities: Sequence[int], order: Sequence[Cluster]) -> float:
-    shapes = {
-        (level, cardinalities[c.variable], *sorted(cardinalities[u] for u in c.neighbours))
-        for level, c in zip(levels(order), order, strict=True)
-    }
-    return sum(entries(cardinalities, order)) + GROUP_COST * len(shapes)
-
-
-def best_order(
-    cardinalities: Sequence[int], scopes: Sequence[Sequence[int]], limit_log2: float
-) -> list[Cluster]:
-    """The cheapest of the greedy orders by predicted entries and program size.
-
-    Raises:
-        TooWide: every order meets a table beyond the limit; carries the smallest such table.
-    """
-    found: list[list[Cluster]] = []
-    failures: list[TooWide] = []
-    for criterion in ("fill", "weight", "weighted-fill"):
-        for parallel in (False, True):
-            try:
-                found.append(greedy_order(cardinalities, scopes, criterion, limit_log2, parallel))
-            except TooWide as wide:
-                failures.append(wide)
-    if not found:
-        raise min(failures, key=lambda wide: wide.log2_entries)
-    return min(found, key=lambda order: _predicted_cost(cardinalities, order))

@@ -24,8 +24,8 @@ from ._elimination_layout import (
     STEP_COST,
     DenseOperation,
     Operation,
+    Region,
     RowOperation,
-    Table,
     lay_out,
 )
 from ._elimination_order import TooWide
@@ -98,7 +98,7 @@ def plan_elimination(
     cells, widths, last = _cells(operations, states, program.given)
     number, sources = _numbers(operations, cells, max(widths.values(), default=0))
 
-    def place(table: Table) -> int:
+    def place(table: Region) -> int:
         return table.cell if table.operation < 0 else cells[table.operation]
 
     # Concrete arrays even while something is being traced: the plan outlives the trace.
@@ -177,7 +177,7 @@ def _row_phase(
     operations: Sequence[tuple[RowOperation, int, int]],
     states: int,
     width: int,
-    place: Callable[[Table], int],
+    place: Callable[[Region], int],
 ) -> RowPhase:
     """Index arrays of operations, each with its first cell and its number."""
     start = min(cell for _, cell, _ in operations)
@@ -217,7 +217,7 @@ def _row_phase(
 
 
 def _dense_step(
-    operation: DenseOperation, place: Callable[[Table], int], start: int, number: int
+    operation: DenseOperation, place: Callable[[Region], int], start: int, number: int
 ) -> DenseStep:
     one, two = (
         replace(view, start=place(table))

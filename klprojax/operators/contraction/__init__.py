@@ -15,5 +15,4 @@ from ._plan import Leaf as Leaf
 from ._plan import leaves_of as leaves_of
 from ._slices import contract_in_slices as contract_in_slices
 from ._tree import Tree as Tree
-from ._tree import find_tree as find_tree
-from ._tree import shallow_tree as shallow_tree
+from ._tree import levelled_tree as levelled_tree

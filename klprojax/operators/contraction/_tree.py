@@ -90,23 +90,39 @@ def find_tree(
     return _improved(cardinalities, scopes, best, seed)
 
 
-@lru_cache(maxsize=32)
-def shallow_tree(cardinalities: tuple[int, ...], scopes: tuple[tuple[int, ...], ...]) -> Tree:
-    """A tree whose pairs need few rounds: about ``log n`` for a chain of n variables.
+@lru_cache(maxsize=64)
+def levelled_tree(
+    cardinalities: tuple[int, ...], scopes: tuple[tuple[int, ...], ...], level_cost: float
+) -> Tree:
+    """The tree of `find_tree`, or one with more products and fewer levels if that costs less.
+
+    A chain of n variables has trees of about ``log n`` levels.
+
+    Args:
+        cardinalities: states of each variable.
+        scopes: variables of each table.
+        level_cost: what a level costs, products.
 
     Raises:
-        TooWide: every order meets a table of more than ``2**50`` entries.
+        TooWide: see `find_tree`.
     """
-    failures = []
-    for criterion in ("fill", "weight"):
-        try:
-            order = greedy_order(cardinalities, scopes, criterion, HOPELESS, parallel=True)
-        except TooWide as wide:
-            failures.append(wide)
-            continue
-        pairs = _by_buckets(cardinalities, scopes, order, frozenset())
-        return _grow(cardinalities, scopes, pairs)
-    raise min(failures, key=lambda wide: wide.log2_entries)
+
+    def cost(tree: Tree) -> float:
+        level = [0] * (len(scopes) + len(tree.pairs))
+        for n, (one, two) in enumerate(tree.pairs, len(scopes)):
+            level[n] = 1 + max(level[one], level[two])
+        return tree.products + level_cost * max(level, default=0)
+
+    found = [find_tree(cardinalities, scopes)]
+    if cost(found[0]) > 2 * found[0].products:
+        for criterion in ("fill", "weight"):
+            try:
+                order = greedy_order(cardinalities, scopes, criterion, HOPELESS, parallel=True)
+            except TooWide:
+                continue
+            pairs = _by_buckets(cardinalities, scopes, order, frozenset())
+            found.append(_grow(cardinalities, scopes, pairs))
+    return min(found, key=cost)
 
 
 def _cost(tree: Tree) -> float:
