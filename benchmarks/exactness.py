@@ -1,12 +1,14 @@
 """Exact inference on every reference model: difference to the known answers, size and seconds.
 
 `Elimination` on each Bayesian network (without and with evidence) and each UAI-2014 model, after
-`condition`. A model that does not fit the memory limit is listed with its predicted size. The claim
-is that every feasible model agrees with its float64 reference to 1e-8; the exit status is 1 if not.
+`condition`, and with ``--jit`` as a compiled program too. A model that does not fit the limits is
+listed with its predicted size. The claim is that every feasible model agrees with its float64
+reference to 1e-8; the exit status is 1 if not.
 """
 
 import re
 import resource
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,12 @@ MAX_DIFFERENCE = 1e-8
 MAX_PUBLISHED = 1e-5
 
 
-def solve(case: shared.Case, data: Path, memory_limit: int) -> dict[str, Any]:
-    """Run twice, compare."""
+# Models that take longer than this outside of `jit` are not compiled.
+SECONDS_TO_COMPILE = 20.0
+
+
+def solve(case: shared.Case, data: Path, memory_limit: int, in_jit: bool) -> dict[str, Any]:
+    """Run twice, compare; then, if asked for, the same inside of `jit`."""
     import jax
     import numpy as np
 
@@ -57,13 +63,43 @@ def solve(case: shared.Case, data: Path, memory_limit: int) -> dict[str, Any]:
         row["log_partition_difference"] = shared.relative(row["log_partition"], log_partition)
     if known is not None:
         row["marginal_difference"], _ = shared.differences(marginals, known)
+    if in_jit and row["second_call_s"] < SECONDS_TO_COMPILE:
+        row |= compiled(graph, log_potentials, solver, solution)
     return row
+
+
+def compiled(graph: Any, log_potentials: Any, solver: Any, known: Any) -> dict[str, Any]:
+    """Processor seconds of the first call inside of `jit`, seconds of the next, differences."""
+    import jax
+    import jax.numpy as jnp
+
+    import klprojax
+
+    run = jax.jit(lambda tables: klprojax.infer(graph, tables, solver, throw=False))
+    start = time.process_time()
+    try:
+        found = jax.block_until_ready(run(log_potentials))
+    except klprojax.operators.TooLargeError as error:
+        return {"jit": "infeasible", "jit_detail": str(error)}
+    first = time.process_time() - start
+    start = shared.now()
+    jax.block_until_ready(run(log_potentials))
+    second = shared.now() - start
+    gaps = [
+        float(jnp.max(jnp.abs(a - b)))
+        for a, b in zip(found.marginals, known.marginals, strict=True)
+        if a.size
+    ]
+    log_partition = float(found.log_partition), float(known.log_partition)
+    gaps.append(shared.relative(*log_partition))
+    return {"jit_first_cpu_s": first, "jit_second_call_s": second, "jit_difference": max(gaps)}
 
 
 def agrees(row: dict[str, Any]) -> bool:
     """Whether a solved model has the known answer."""
     gaps = [row.get("log_partition_difference", 0.0), row.get("marginal_difference", 0.0)]
-    return max(gaps) <= (MAX_DIFFERENCE if row["reference"] == shared.EXACT else MAX_PUBLISHED)
+    limit = MAX_DIFFERENCE if row["reference"] == shared.EXACT else MAX_PUBLISHED
+    return max(gaps) <= limit and row.get("jit_difference", 0.0) <= MAX_DIFFERENCE
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -80,6 +116,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             "log Z difference",
             "marginal difference",
             "reference",
+            "in jit: first call CPU s",
+            "second call s",
         ),
         [
             (
@@ -90,6 +128,8 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f(r.get("log_partition_difference"), ".1e"),
                 f(r.get("marginal_difference"), ".1e"),
                 r["reference"],
+                "infeasible" if "jit" in r else f(r.get("jit_first_cpu_s"), ".1f"),
+                f(r.get("jit_second_call_s"), ".3f"),
             )
             for r in solved
         ],
@@ -121,6 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run, print, write; 1 if a solved model disagrees with its reference."""
     parser = shared.parser("exactness", __doc__)
     parser.add_argument("--memory-limit", type=float, default=8.0, metavar="GIB")
+    parser.add_argument("--jit", action="store_true", help="also inside of jit")
     options = parser.parse_args(argv)
     data = shared.data_dir(options)
     cases = shared.reference_cases(data, options.only)
@@ -143,14 +184,15 @@ def main(argv: list[str] | None = None) -> int:
         said = ", ".join(f"{n} {status}" for status, n in counts.items())
         text = (
             f"# Exact inference on the reference models\n\n"
-            f"`python -m benchmarks exactness`, float{options.float_bits}, "
+            f"`python -m benchmarks exactness{' --jit' * options.jit}`, float{options.float_bits}, "
             f"memory limit {options.memory_limit:g} GiB, {options.time_limit:g} s per model, "
             f"{facts['device']}, jax {facts['versions']['jax']}, "
             f"commit {str(facts['commit'])[:12]}, {facts['date'][:10]}.\n\n"
             f"{len(rows)} models: {said}. Disagreeing with the reference: "
             f"{', '.join(wrong) or 'none'}.\n\n"
             "Differences of log Z are relative where it exceeds 1, of marginals absolute. The "
-            "first call includes the search for a contraction tree.\n"
+            "first call includes the search for a contraction tree. Models of less than "
+            f"{SECONDS_TO_COMPILE:g} s are compiled too: processor seconds of the first call.\n"
             "`published` answers have about 6 digits, no marginals.\n\n" + table(rows)
         )
         return text, facts
@@ -158,7 +200,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         done = {row["case"] for row in rows}
         for case in shared.tracked([c for c in cases if c.name not in done], lambda c: c.name):
-            row = worker.run(options.time_limit, case, data, int(options.memory_limit * 2**30))
+            row = worker.run(
+                options.time_limit, case, data, int(options.memory_limit * 2**30), options.jit
+            )
             row |= {"commit": where["commit"]}
             rows.append({"case": case.name, "folder": case.folder, **row})
             if options.json:
