@@ -41,7 +41,8 @@ NAMES = {
         run_checks section_2_consensus_of_copies section_2_consensus_projection
         section_2_convex_projection section_2_dual_coordinates section_2_duality
         section_2_gauge_invariance section_2_gaussian section_2_moments section_2_product_projection
-        section_3_2_nearest_points statement t_proj_by_elimination t_proj_is_exact
+        section_3_1_rules section_3_2_nearest_points section_4_best_states section_4_learning
+        section_4_leaves section_4_zeros statement t_proj_by_elimination t_proj_is_exact
         theorem_3_3_beliefs theorem_3_3_differences theorem_3_3_differential
         theorem_3_3_differential_forward theorem_3_3_gradient theorem_3_3_network theorem_3_3_seed
         theorem_3_3_tables theorem_3_3_tables_gradient theorem_4_1_a theorem_4_1_a_derivative

@@ -24,6 +24,7 @@ from ._proposition_3_1 import proposition_3_1_ii_literal as proposition_3_1_ii_l
 from ._proposition_3_1 import proposition_3_1_ii_powers as proposition_3_1_ii_powers
 from ._proposition_3_1 import proposition_3_1_iterates as proposition_3_1_iterates
 from ._proposition_3_1 import proposition_3_1_zeros as proposition_3_1_zeros
+from ._proposition_3_1 import section_3_1_rules as section_3_1_rules
 from ._proposition_3_1 import t_proj_by_elimination as t_proj_by_elimination
 from ._proposition_3_1 import t_proj_is_exact as t_proj_is_exact
 
@@ -64,6 +65,12 @@ from ._section_4 import theorem_4_1_b as theorem_4_1_b
 from ._section_4 import theorem_4_1_differences as theorem_4_1_differences
 from ._section_4 import theorem_4_6 as theorem_4_6
 from ._section_4 import theorem_4_6_literal as theorem_4_6_literal
+
+# isort: split
+from ._circuits import section_4_best_states as section_4_best_states
+from ._circuits import section_4_learning as section_4_learning
+from ._circuits import section_4_leaves as section_4_leaves
+from ._circuits import section_4_zeros as section_4_zeros
 
 # isort: split
 from ._differential import theorem_3_3_beliefs as theorem_3_3_beliefs

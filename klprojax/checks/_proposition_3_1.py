@@ -8,17 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..geometry import ConsensusFace, ProductFamily
+from ..graphs import FactorGraph, Structured
 from ..operators import (
     BeliefPropagation,
     DykstraHybrid,
     Elimination,
+    Or,
+    Parity,
     TreeSweep,
     infer,
     t_proj,
     t_proj_dense,
 )
 from ..projections import Dykstra, LogTables, compose, left, right
-from ._measure import as_given, by_precision, in_window, largest_difference, normalized
+from ._measure import as_given, at_least, by_precision, in_window, largest_difference, normalized
 from ._models import (
     Replicas,
     beliefs,
@@ -301,3 +304,35 @@ def proposition_3_1_ii_corrected(seed: int = 0, size: int = 3, dtype: Any = None
         gaps.append(largest_difference(got - got.mean(), want - want.mean()))
     # Logarithms of size ten, added a few times.
     return float(np.max(gaps)), by_precision(dtype, 1e-12, 1e-4)
+
+
+@statement("Section 3.1, rules", "belief propagation with a rule on a tree vs enumeration in numpy")
+def section_3_1_rules(seed: int = 0, size: int = 3, dtype: Any = None) -> Any:
+    """Check factors that are rules instead of tables: weights of some bit being 1, and of parity.
+
+    Source: section 3.1, messages of a factor, here by a sweep over its bits. `size` is the number
+    of bits of the rule.
+    """
+    at_least(size, 2)
+    rng = np.random.default_rng(seed)
+    axes, states, gaps = range(size), np.indices((2,) * size), []
+    for rule, outcome in ((Or(), states.any(axis=0)), (Parity(), states.sum(axis=0) % 2)):
+        evidence, weights = rng.normal(size=(size, 2)), rng.normal(size=2)
+        evidence, weights = as_given(evidence, dtype), as_given(weights, dtype)
+        graph = FactorGraph([2] * size, [Structured([tuple(axes)], rule)])
+        found = infer(
+            graph,
+            graph.pack([weights], dtype),
+            BeliefPropagation(),
+            log_evidence=graph.log_evidence(dict(enumerate(evidence)), dtype),
+        )
+        joint = weights[outcome.astype(int)] + sum(evidence[v][states[v]] for v in axes)
+        total = np.log(np.exp(joint).sum())
+        joint = np.exp(joint - total)
+        want = [joint.sum(axis=tuple(set(axes) - {v})) for v in axes]
+        gaps += [
+            largest_difference(graph.unpack_variables(found.beliefs), want),
+            largest_difference(found.log_partition, total),
+        ]
+    # Probabilities, and a logarithm of size one.
+    return float(np.max(gaps)), by_precision(dtype, 1e-13, 1e-5)

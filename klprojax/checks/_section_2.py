@@ -121,8 +121,13 @@ def section_2_consensus_projection(seed: int = 0, size: int = 3, dtype: Any = No
         gaps.append(abs(kl(member, q) - kl(member, p) - kl(p, q)))
     # Two copies beside a variable that has one: its axis stays.
     diagonal = np.where(np.eye(size)[:, :, None] > 0, q, 0.0)
-    some = _i_projection(ConsensusFace(((0, 1),)), log_q).value
+    face = ConsensusFace(((0, 1),))
+    some = _i_projection(face, log_q).value
     gaps.append(largest_difference(jnp.exp(some), diagonal / diagonal.sum()))
+    common = np.einsum("iij->ij", diagonal / diagonal.sum())
+    gaps.append(largest_difference(jnp.exp(face.diagonal(some)), common))
+    again = face.embed(jnp.asarray(np.log(common), dtype), 3)
+    gaps.append(largest_difference(jnp.exp(again), diagonal / diagonal.sum()))
     # Divergences of a few nats: tens of roundings.
     return float(np.max(gaps)), by_precision(dtype, 1e-13, 1e-5)
 

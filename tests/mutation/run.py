@@ -31,9 +31,9 @@ OTHERS = [*(f"tests/{room}" for room in ROOMS), "tests/graphs", "tests/codes", "
 ROWS = {
     "geometry": "section_2",
     "projections": "proposition_3_1 t_proj one_operator",
-    "operators": "t_proj proposition_3_1 one_operator_codes theorem_3_3_differential",
+    "operators": "section_3_1 t_proj proposition_3_1 one_operator_codes theorem_3_3_differential",
     "lifting": "section_3_2 lemma_3_2 theorem_3_3 corollary_3_4",
-    "circuits": "theorem_4 lemma_4 one_operator_circuits one_operator_em remark_4_7",
+    "circuits": "section_4 theorem_4 lemma_4 one_operator_circuits one_operator_em remark_4_7",
     "training": "one_operator_training corollary_3_4_training",
 }
 VERIFY = """
