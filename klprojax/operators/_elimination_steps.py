@@ -11,6 +11,7 @@ All arrays may have batch axes at their end, where lookups are contiguous.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -74,6 +75,17 @@ class RowStep:
         del near
         values = [lax.optimization_barrier(values[0])]  # not looked up twice
         return terms(values) - finite_part(self.log_sums(values))[None]
+
+    def shares(self, values: Parts, near: Array) -> Array:
+        del near
+        logs = lax.optimization_barrier(terms(values))
+        if logs.ndim > 2:
+            weights = jnp.exp(logs - finite_part(reduce(jnp.maximum, [*logs]))[None])
+            total = reduce(jnp.add, [*weights])
+        else:
+            weights = jnp.exp(logs - finite_part(jnp.max(logs, axis=0))[None])
+            total = jnp.sum(weights, axis=0)
+        return weights / jnp.where(total == 0.0, 1.0, total)[None]
 
     def own(self, cells: Array) -> Array:
         return lax.dynamic_slice_in_dim(cells, self.at, self.width)
@@ -183,6 +195,13 @@ class DenseStep(eqx.Module):
         near = lax.stop_gradient(finite_part(near))
         total = _reduced(jnp.add, lambda term: jnp.exp(term - near), values)
         return terms(values) - (near + finite_part(safe_log(total)))[None]
+
+    def shares(self, values: Parts, near: Array) -> Array:
+        """The same, not as logarithms."""
+        near = finite_part(near)
+        total = _reduced(jnp.add, lambda term: jnp.exp(term - near), values)
+        scale = 1 / jnp.where(total == 0.0, 1.0, total)
+        return jnp.exp(terms(values) - near[None]) * scale[None]
 
     def own(self, cells: Array) -> Array:
         """The cells that are computed, ``[*rows]``."""

@@ -262,10 +262,10 @@ def _marginals(plan: EliminationPlan, up: Upward) -> Array:
 
     def down(slopes, step):
         slope = step.own(slopes)
-        log_shares = _log_shares(step, up)
-        share = jnp.exp(log_shares) * slope[None]
+        values = step.read(up.cells)
+        share = step.shares(values, _near(step, up)) * slope[None]
         share = jnp.where(share < least, least, share)
-        share = jnp.where(jnp.isneginf(log_shares) | (slope == 0.0)[None], 0.0, share)
+        share = jnp.where(jnp.isneginf(terms(values)) | (slope == 0.0)[None], 0.0, share)
         return step.add(slopes, step.each(share))
 
     return _given(plan, _swept(plan, down, _at_roots(plan, up.cells), reverse=True))
@@ -336,8 +336,12 @@ def _parts(step: Any, log_shares: Array, units: Array) -> list[Array]:
 
 def _log_shares(step: Any, up: Upward) -> Array:
     """Logarithms of the part that each summand has in its row's sum, ``[states, *rows]``."""
-    near = step.own(up.cells) + step.level(up.tops, up.sources)
-    return step.log_shares(step.read(up.cells), near)
+    return step.log_shares(step.read(up.cells), _near(step, up))
+
+
+def _near(step: Any, up: Upward) -> Array:
+    """The logarithms of the rows' sums as they were, up to rounding."""
+    return step.own(up.cells) + step.level(up.tops, up.sources)
 
 
 def _at_roots(plan: EliminationPlan, cells: Array) -> Array:
