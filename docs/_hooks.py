@@ -41,6 +41,7 @@ IMPLEMENTATIONS = {
     "corollary_3_4_delta_lift": ["lifting.delta_lift"],
     "corollary_3_4_table": ["lifting.table_sensitivities"],
     "corollary_3_4_projection": ["lifting.projection_messages"],
+    "corollary_3_4_modules": ["training.projection_slopes", "training.Margin"],
     "corollary_3_4_training": ["training.projection_slopes"],
     "theorem_4_1": ["circuits.sweep"],
     "lemma_4_2": ["circuits.t_spn"],

@@ -31,9 +31,9 @@ NAMES = {
     """,
     "klprojax.checks": """
         Check Registered check_function corollary_3_4_delta_lift corollary_3_4_gradient
-        corollary_3_4_layers corollary_3_4_projection_order corollary_3_4_projections
-        corollary_3_4_table_order corollary_3_4_tables corollary_3_4_training
-        corollary_3_4_training_order lemma_3_2_jets lemma_3_2_tables lemma_4_2 lemma_4_3 lemma_4_4
+        corollary_3_4_layers corollary_3_4_modules corollary_3_4_projection_order
+        corollary_3_4_projections corollary_3_4_table_order corollary_3_4_tables
+        corollary_3_4_training corollary_3_4_training_order lemma_3_2_jets lemma_3_2_tables lemma_4_2 lemma_4_3 lemma_4_4
         lemma_4_5 one_operator_circuits one_operator_codes one_operator_em one_operator_schemes
         one_operator_training proposition_3_1_factored proposition_3_1_i
         proposition_3_1_ii_corrected proposition_3_1_ii_literal proposition_3_1_ii_powers

@@ -54,6 +54,9 @@ from ._corollary_3_4 import corollary_3_4_training as corollary_3_4_training
 from ._corollary_3_4 import corollary_3_4_training_order as corollary_3_4_training_order
 
 # isort: split
+from ._modules import corollary_3_4_modules as corollary_3_4_modules
+
+# isort: split
 from ._section_4 import lemma_4_2 as lemma_4_2
 from ._section_4 import lemma_4_3 as lemma_4_3
 from ._section_4 import lemma_4_4 as lemma_4_4

@@ -43,7 +43,7 @@ def projection_slopes(
         model: a callable on one sample.
         x: a batch.
         y: its targets.
-        weights: weight of every row.
+        weights: of the rows, at least 0: a row of weight 2 counts as two.
         loss: an output factor.
         ratio: precision of the outputs over that of the inputs, positive. As it tends to 0 the
             slopes tend to minus the gradient of the mean loss, with relative error of its order; at

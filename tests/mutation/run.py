@@ -34,7 +34,7 @@ ROWS = {
     "operators": "section_3_1 t_proj proposition_3_1 one_operator_codes theorem_3_3_differential",
     "lifting": "section_3_2 lemma_3_2 theorem_3_3 corollary_3_4",
     "circuits": "section_4 theorem_4 lemma_4 one_operator_circuits one_operator_em remark_4_7",
-    "training": "one_operator_training corollary_3_4_training",
+    "training": "one_operator_training corollary_3_4_training corollary_3_4_modules",
 }
 VERIFY = """
 import sys

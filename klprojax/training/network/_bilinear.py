@@ -74,7 +74,8 @@ class Bilinear(AbstractLocalConstraint):
         omega_a, omega_w = (jnp.asarray(p, a.dtype) for p in precisions)
         t, output, scale = self.multiplier(inputs, target, precisions, output_precision)
         # Padding pulls at nothing: one array then serves the samples' slopes and the weights'.
-        row = weights.reshape((-1,) + (1,) * (t.ndim - 1)) > 0
+        counted = weights.reshape((-1,) + (1,) * (t.ndim - 1))
+        row = counted > 0
         at = jnp.where(row, t, 0)
         c = 1 / (1 - at * at)
         own_scale, cross_scale = c * at * at, c * at  # c - 1 = c t², without cancellation
@@ -83,6 +84,9 @@ class Bilinear(AbstractLocalConstraint):
             own = omega_a * (a * self.spread_a(own_scale, a.shape))
             slopes[0] = own + scale * self.transpose_a(w, cross_scale)
         if wanted[1]:
+            if self.shared_weight:
+                # A matrix that all samples share counts each of them by its weight.
+                own_scale, cross_scale = counted * own_scale, counted * cross_scale
             own = omega_w * (w * self.spread_w(own_scale, w.shape))
             slopes[1] = own + scale * self.transpose_w(a, cross_scale)
         rho = jnp.asarray(output_precision, t.dtype)
