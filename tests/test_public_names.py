@@ -33,12 +33,12 @@ NAMES = {
         Check Registered check_function corollary_3_4_delta_lift corollary_3_4_gradient
         corollary_3_4_layers corollary_3_4_modules corollary_3_4_projection_order
         corollary_3_4_projections corollary_3_4_table_order corollary_3_4_tables
-        corollary_3_4_training corollary_3_4_training_order lemma_3_2_jets lemma_3_2_tables lemma_4_2 lemma_4_3 lemma_4_4
-        lemma_4_5 one_operator_circuits one_operator_codes one_operator_em one_operator_schemes
-        one_operator_training proposition_3_1_factored proposition_3_1_i
-        proposition_3_1_ii_corrected proposition_3_1_ii_literal proposition_3_1_ii_powers
-        proposition_3_1_iterates proposition_3_1_zeros registered_checks remark_4_7 run_check
-        run_checks section_2_consensus_of_copies section_2_consensus_projection
+        corollary_3_4_training corollary_3_4_training_order lemma_3_2_jets lemma_3_2_tables
+        lemma_4_2 lemma_4_3 lemma_4_4 lemma_4_5 one_operator_circuits one_operator_codes
+        one_operator_em one_operator_schemes one_operator_training proposition_3_1_factored
+        proposition_3_1_i proposition_3_1_ii_corrected proposition_3_1_ii_literal
+        proposition_3_1_ii_powers proposition_3_1_iterates proposition_3_1_zeros registered_checks
+        remark_4_7 run_check run_checks section_2_consensus_of_copies section_2_consensus_projection
         section_2_convex_projection section_2_dual_coordinates section_2_duality
         section_2_gauge_invariance section_2_gaussian section_2_moments section_2_product_projection
         section_3_1_rules section_3_2_nearest_points section_4_best_states section_4_learning

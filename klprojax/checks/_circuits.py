@@ -105,8 +105,8 @@ def section_4_best_states(seed: int = 0, size: int = 5, dtype: Any = None) -> An
     return float(np.max(gaps)), by_precision(dtype, 1e-13, 1e-5)
 
 
-@statement("Section 4, zeros", "a hidden Markov circuit with zeros vs all its paths in numpy")
-def section_4_zeros(seed: int = 0, size: int = 5, dtype: Any = None) -> Any:
+@statement("Section 4, zeros", "a hidden Markov circuit with zeros vs the forward pass in numpy")
+def section_4_zeros(seed: int = 0, size: int = 20, dtype: Any = None) -> Any:
     """Check values and derivatives where weights vanish, and states read with errors.
 
     Source: Theorem 4.1 on a left-to-right chain, whose states may be impossible. `size` is the
@@ -124,24 +124,21 @@ def section_4_zeros(seed: int = 0, size: int = 5, dtype: Any = None) -> Any:
     rows = rng.integers(2, size=(6, size))
     rows[0] = 1
 
-    def by_paths(tables: list, softening: float) -> np.ndarray:
-        log_matrix, log_leaf, log_root = tables
-        read = np.array([[1 - softening, softening], [softening, 1 - softening]])
-        seen = np.exp(log_leaf) @ read
-        out = np.zeros(len(rows))
-        for path in itertools.product(range(2), repeat=size):
-            moves = itertools.pairwise(path)
-            weight = np.exp(log_root[0, path[0]] + sum(log_matrix[move] for move in moves))
-            out += weight * np.prod([seen[h, rows[:, t]] for t, h in enumerate(path)], axis=0)
+    def forward(tables: list, softening: float) -> np.ndarray:
+        matrix, leaf, root = map(np.exp, tables)
+        seen = leaf @ np.array([[1 - softening, softening], [softening, 1 - softening]])
+        mass = root * seen[:, rows[:, 0]].T
+        for column in rows.T[1:]:
+            mass = (mass @ matrix) * seen[:, column].T
         with np.errstate(divide="ignore"):
-            return np.log(out)
+            return np.log(mass.sum(axis=1))
 
     def value(parameters: Any, softening: float = 0.0) -> Any:
         return circuit.flows(parameters, rows, softening=softening)[0]
 
     ones = jax.tree.map(jnp.ones_like, parameters)
     found, slope = jax.jvp(lambda p: circuit.log_values(p, rows), (parameters,), (ones,))
-    want = by_paths(tables, 0.0)
+    want = forward(tables, 0.0)
     possible = np.isfinite(want)
     # Every path has one start, its transitions and its emissions: scaled by e, the sum is scaled.
     slopes = np.where(possible, 2.0 * size, 0.0)
@@ -149,10 +146,10 @@ def section_4_zeros(seed: int = 0, size: int = 5, dtype: Any = None) -> Any:
         largest_difference(np.isneginf(found), ~possible),
         largest_difference(np.where(possible, found, 0.0), np.where(possible, want, 0.0)),
         largest_difference(np.where(possible, slope, 0.0), slopes),
-        largest_difference(value(parameters, 0.1), by_paths(tables, 0.1)),
+        largest_difference(value(parameters, 0.1), forward(tables, 0.1)),
     ]
-    # Logarithms of size ten, and slopes of that size.
-    return float(np.max(gaps)), by_precision(dtype, 1e-12, 2e-5)
+    # Logarithms and slopes of size forty, sums over the steps.
+    return float(np.max(gaps)), by_precision(dtype, 1e-12, 1e-4)
 
 
 @statement(
