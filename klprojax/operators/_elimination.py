@@ -36,7 +36,9 @@ class Elimination(AbstractSolver):
 
     Tables are multiplied pairwise along a contraction tree. Cost and memory are exponential in the
     treewidth, independent of loops as such. The tree is searched once per graph structure, on the
-    host, so the graph must be closed over, not passed through ``jit`` as an argument.
+    host, so the graph must be closed over, not passed through ``jit`` as an argument. Trees that
+    took a search are kept in the folder ``$KLPROJAX_TREES``, by default in the user's cache; empty,
+    it turns that off.
 
     Outside of ``jit``, ``vmap`` and ``grad``, with numbers on a CPU, this is done in numpy, in
     float64: nothing is compiled. Inside, and on accelerators, the small products are one compiled

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .._elimination_order import Cluster, TooWide, greedy_order
+from ._stored_trees import digest, keep_pairs, stored_pairs
 
 # Trees that take fewer products are good enough: looking for better ones takes longer.
 EASY = 2.0**20
@@ -24,6 +25,9 @@ HOPELESS = 50.0
 BEYOND = 2.0**48
 # Products a second, and the share of the predicted time that the search may take.
 SPEED, SHARE = 2e8, 0.2
+
+# Changes when the search does: trees kept on disk are those of one search.
+_SEARCH = "combo-16 in subtrees of 8, random greedy"
 
 _FIRST_LETTER = 0x10000  # a plane of Unicode without surrogates: a million variables
 
@@ -131,6 +135,10 @@ def _cost(tree: Tree) -> float:
 
 
 def _improved(cards: Sequence[int], scopes: Sequence[Sequence[int]], best: Tree, seed: int) -> Tree:
+    name = digest(_SEARCH, tuple(cards), tuple(map(tuple, scopes)), seed)
+    kept = stored_pairs(name, len(scopes))
+    if kept is not None:
+        return min(best, _grow(cards, scopes, kept), key=_cost)
     # Imported here, as most models need neither.
     import cotengra
     import cotengrust
@@ -155,7 +163,9 @@ def _improved(cards: Sequence[int], scopes: Sequence[Sequence[int]], best: Tree,
         )
         greedy = _grow(cards, scopes, path)
         found += [greedy, reconfigured(greedy.pairs)]
-    return min(found, key=_cost)
+    tree = min(found, key=_cost)
+    keep_pairs(name, tree.pairs)
+    return tree
 
 
 def _completed(count: int, pairs: Sequence[Pair]) -> list[Pair]:
