@@ -182,6 +182,12 @@ def main(argv: list[str] | None = None) -> int:
             "rows": rows,
         }
         said = ", ".join(f"{n} {status}" for status, n in counts.items())
+        in_jit = (
+            f" Models of less than {SECONDS_TO_COMPILE:g} s are compiled too: processor seconds of "
+            "the first call."
+            if options.jit
+            else ""
+        )
         text = (
             f"# Exact inference on the reference models\n\n"
             f"`python -m benchmarks exactness{' --jit' * options.jit}`, float{options.float_bits}, "
@@ -191,9 +197,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{len(rows)} models: {said}. Disagreeing with the reference: "
             f"{', '.join(wrong) or 'none'}.\n\n"
             "Differences of log Z are relative where it exceeds 1, of marginals absolute. The "
-            "first call includes the search for a contraction tree. Models of less than "
-            f"{SECONDS_TO_COMPILE:g} s are compiled too: processor seconds of the first call.\n"
-            "`published` answers have about 6 digits, no marginals.\n\n" + table(rows)
+            "first call includes the search for a contraction tree.\n"
+            f"`published` answers have about 6 digits, no marginals.{in_jit}\n\n" + table(rows)
         )
         return text, facts
 

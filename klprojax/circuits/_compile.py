@@ -84,8 +84,7 @@ def _tree(cards: tuple[int, ...], scopes: tuple[tuple[int, ...], ...], max_edges
     except TooWide as wide:
         log2_entries, width = wide.log2_entries, len(wide.variables)
     else:
-        unions = ({*tree.scopes[one], *tree.scopes[two]} for one, two in tree.pairs)
-        sizes = [(sum(math.log2(cards[v]) for v in union), len(union)) for union in unions]
+        sizes = [(sum(math.log2(cards[v]) for v in union), len(union)) for union in tree.unions]
         log2_entries, width = max(sizes, default=(0.0, 0))
         if log2_entries <= math.log2(max_edges):
             return tree

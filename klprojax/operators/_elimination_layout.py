@@ -46,7 +46,7 @@ class RowOperation(NamedTuple):
         inputs: at most `INPUTS`; offsets are ``[pieces, states]``.
         states: how many are summed in all, the last piece may be short.
         level: one more than the highest level among the inputs.
-        phase: when it is computed, see `phases_of`.
+        phase: when it is computed, see `_phases`.
     """
 
     shape: tuple[int, ...]
@@ -114,12 +114,11 @@ def lay_out(graph: FactorGraph, shared: tuple[bool, ...]) -> LaidOut:
     tables, given = _given_tables(graph, shared)
     leaves, known = leaves_of(cards, [table.variables for table in tables])
     tree = levelled_tree(cards, tuple(tuple(sorted(scope)) for scope in known), STEP_COST)
-    unions = [frozenset(tree.scopes[one] + tree.scopes[two]) for one, two in tree.pairs]
-    products = [math.prod(cards[v] for v in union) for union in unions]
+    products = [math.prod(cards[v] for v in union) for union in tree.unions]
     phases = _phases(len(leaves), tree, products)
-    states = _chosen_states(cards, tree, unions, phases)
+    states = _chosen_states(cards, tree, products, phases)
     emitter = _Emitter(cards, tables, leaves, states)
-    roots = emitter.follow(tree, unions, phases)
+    roots = emitter.follow(tree, phases)
     dense = max((n for n, phase in zip(products, phases, strict=True) if phase % 2), default=0)
     sizes = [(math.prod(cards[v] for v in scope), len(scope)) for scope in tree.scopes]
     largest, width = max(sizes[len(leaves) :], default=(1, 0))
@@ -158,15 +157,15 @@ def _phases(leaves: int, tree: Tree, products: Sequence[int]) -> list[int]:
 
 
 def _chosen_states(
-    cards: tuple[int, ...], tree: Tree, unions: Sequence[frozenset[int]], phases: Sequence[int]
+    cards: tuple[int, ...], tree: Tree, products: Sequence[int], phases: Sequence[int]
 ) -> int:
     """States summed in one row: the width that wastes least on sums of other lengths."""
     counts: dict[int, int] = {}
-    scopes = tree.scopes[len(tree.scopes) - len(unions) :]
-    for union, scope, phase in zip(unions, scopes, phases, strict=True):
+    scopes = tree.scopes[len(tree.scopes) - len(products) :]
+    for n, scope, phase in zip(products, scopes, phases, strict=True):
         if phase % 2 == 0:
             rows = math.prod(cards[v] for v in scope)
-            summed = math.prod(cards[v] for v in union) // rows
+            summed = n // rows
             counts[summed] = counts.get(summed, 0) + rows
 
     def cost(width: int) -> int:
@@ -190,9 +189,7 @@ class _Emitter:
         self.cards, self.given, self.leaves, self.states = cards, given, leaves, states
         self.operations: list[Operation] = []
 
-    def follow(
-        self, tree: Tree, unions: Sequence[frozenset[int]], phases: Sequence[int]
-    ) -> list[Region]:
+    def follow(self, tree: Tree, phases: Sequence[int]) -> list[Region]:
         """Emit all operations of a tree; returns the tables at its roots."""
         tables: dict[int, Region] = {}
 
@@ -203,7 +200,7 @@ class _Emitter:
                 tables[k] = self.product(members, leaf.scope, [leaf.scope[a] for a in leaf.gone])
             return tables[k]
 
-        pairs = zip(tree.pairs, unions, phases, strict=True)
+        pairs = zip(tree.pairs, tree.unions, phases, strict=True)
         for n, (pair, union, phase) in enumerate(pairs, len(self.leaves)):
             kept = frozenset(tree.scopes[n])
             inputs = [table(k) for k in pair]
@@ -212,6 +209,10 @@ class _Emitter:
             else:
                 tables[n] = self.product(inputs, tuple(sorted(union)), sorted(union - kept), phase)
         return [table(k) for k in tree.roots]
+
+    def size(self, variables: Sequence[int]) -> int:
+        """Joint states of some variables."""
+        return math.prod(self.cards[v] for v in variables)
 
     def strides(self, table: Region) -> dict[int, int]:
         """How far apart the states of each variable are."""
@@ -228,12 +229,8 @@ class _Emitter:
 
     def dense(self, tables: list[Region], kept: frozenset[int], phase: int) -> Region:
         """A product of two tables as one step."""
-
-        def size(variables: Sequence[int]) -> int:
-            return math.prod(self.cards[v] for v in variables)
-
         # The longest axis last: it is the one that vector units and threads run along.
-        tables = sorted(tables, key=lambda t: size(t.variables))
+        tables = sorted(tables, key=lambda t: self.size(t.variables))
         one, two = (t.variables for t in tables)
         summed = [v for v in one if v in two and v not in kept]
         both = [v for v in one if v in two and v in kept]
@@ -241,7 +238,7 @@ class _Emitter:
         views = []
         for axis, (t, own) in enumerate(zip(tables, alone, strict=True), 3):
             groups = (summed, both, own)
-            sizes = (size(summed), size(both), size(own))
+            sizes = (self.size(summed), self.size(both), self.size(own))
             order = tuple(t.variables.index(v) for group in groups for v in group)
             shape = tuple(self.cards[v] for v in t.variables)
             views.append(View(0, shape, order, sizes, axis))
@@ -257,7 +254,7 @@ class _Emitter:
         """Multiply tables over parts of a scope, and sum some of its variables."""
         if len(tables) == 1 and not gone:
             return tables[0]
-        tables = sorted(tables, key=lambda t: math.prod(self.cards[v] for v in t.variables))
+        tables = sorted(tables, key=lambda t: self.size(t.variables))
         while len(tables) > INPUTS:
             some = tables[:INPUTS]
             union = sorted({v for t in some for v in t.variables})
@@ -272,7 +269,7 @@ class _Emitter:
                 along = stride.get(v, 0) * np.arange(self.cards[v])
                 offsets = (offsets[:, None] + along).reshape(-1)
             inputs.append(Input(t, tuple(stride.get(v, 0) for v in kept), offsets))
-        level, count = self.level(tables), math.prod(self.cards[v] for v in gone)
+        level, count = self.level(tables), self.size(gone)
         while count > self.states:
             # More states than one row sums: cut them into pieces along a new first axis.
             pieces, size = -(-count // self.states), math.prod(shape)

@@ -192,14 +192,12 @@ class DenseStep(eqx.Module):
             values: what was read.
             near: logarithms of the sums, up to rounding.
         """
-        near = lax.stop_gradient(finite_part(near))
-        total = _reduced(jnp.add, lambda term: jnp.exp(term - near), values)
+        near, total = _corrected(values, near)
         return terms(values) - (near + finite_part(safe_log(total)))[None]
 
     def shares(self, values: Parts, near: Array) -> Array:
         """The same, not as logarithms."""
-        near = finite_part(near)
-        total = _reduced(jnp.add, lambda term: jnp.exp(term - near), values)
+        near, total = _corrected(values, near)
         scale = 1 / jnp.where(total == 0.0, 1.0, total)
         return jnp.exp(terms(values) - near[None]) * scale[None]
 
@@ -261,6 +259,12 @@ def _log_sums(values: Parts) -> Array:
     fixed = [lax.stop_gradient(value) for value in values]
     top = finite_part(_reduced(jnp.maximum, lambda term: term, fixed))
     return safe_log(_reduced(jnp.add, lambda term: jnp.exp(term - top), values)) + top
+
+
+def _corrected(values: Parts, near: Array) -> tuple[Array, Array]:
+    """Finite logarithms near those of the sums, and the sums over their exponentials."""
+    near = lax.stop_gradient(finite_part(near))
+    return near, _reduced(jnp.add, lambda term: jnp.exp(term - near), values)
 
 
 def _reduced(

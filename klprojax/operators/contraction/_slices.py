@@ -110,8 +110,7 @@ def _next_variable(
     if not candidates:
         raise BeyondLimits(needed, program.tree.largest, seconds)
     products = {v: 0.0 for v in candidates}
-    for one, two in program.tree.pairs:
-        union = {*program.tree.scopes[one], *program.tree.scopes[two]}
+    for union in program.tree.unions:
         size = math.prod(cardinalities[v] for v in union)
         for v in candidates:
             products[v] += size if v in union else size * cardinalities[v]

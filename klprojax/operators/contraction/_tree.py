@@ -52,6 +52,11 @@ class Tree(NamedTuple):
     entries: float
     largest: float
 
+    @property
+    def unions(self) -> list[frozenset[int]]:
+        """The variables of each pair, before some are summed."""
+        return [frozenset(self.scopes[one] + self.scopes[two]) for one, two in self.pairs]
+
 
 @lru_cache(maxsize=256)
 def find_tree(
