@@ -18,6 +18,7 @@ from klprojax.training import (
     Precisions,
     ProjectionDirection,
     ProjectionStep,
+    Relaxed,
 )
 
 SCHEMES = {
@@ -87,8 +88,7 @@ class Ours(Tasks):
             iterations=iterations,
             precisions=Precisions(output=0.2),
             consensus="average",
-            relaxation=1.0,
-            inertia=0.0,
+            move=Relaxed(),
         )
         return self._compile(path, arrays, step, 1, run)
 

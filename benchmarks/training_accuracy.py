@@ -25,6 +25,7 @@ from klprojax.training import (
     Precisions,
     ProjectionDirection,
     ProjectionStep,
+    Relaxed,
     Splitting,
     evaluate,
     fit,
@@ -55,7 +56,7 @@ def steps(updates: int) -> dict[str, Any]:
 def schemes(updates: int) -> dict[str, Any]:
     """Schemes of the depth table."""
     kept = {"iterations": DEPTH_ITERATIONS, "precisions": Precisions(output=0.2)}
-    plain = {**kept, "relaxation": 1.0, "inertia": 0.0}
+    plain = {**kept, "move": Relaxed()}
     return {
         **steps(updates),
         "cyclic, averages": ProjectionStep(consensus="average", **plain),

@@ -29,7 +29,7 @@ from klprojax.circuits import em_step, factorised_mixture
 from klprojax.geometry import MarginalConstraints, ProductFamily
 from klprojax.graphs import ReplicatedLift
 from klprojax.projections import AbstractScheme
-from klprojax.training import CrossEntropy, Precisions, ProjectionStep, Splitting
+from klprojax.training import CrossEntropy, Precisions, ProjectionStep, Relaxed, Splitting
 
 jax.config.update("jax_enable_x64", True)
 rng = np.random.default_rng(0)
@@ -143,7 +143,7 @@ labels = (inputs[:, 0] * inputs[:, 1] > 0).astype(jnp.int32)
 
 def losses(scheme, updates=30):
     """Mean loss at each update of a projection step."""
-    step = ProjectionStep(Splitting(scheme, history=8), 4, Precisions(), "average", 1.0, 0.0)
+    step = ProjectionStep(Splitting(scheme, history=8), 4, Precisions(), "average", Relaxed())
 
     @eqx.filter_jit
     def update(model, state):

@@ -103,10 +103,11 @@ NAMES = {
         Gaussians LogTables Projection compose iterate left right
     """,
     "klprojax.training": """
-        AbstractNetworkScheme AbstractOutputFactor AbstractStep AlternatingProjections
-        CrossEntropy CyclicProjections Dataset Evaluation FitResult GradientStep Margin
-        Precisions ProjectionDirection ProjectionStep Splitting SquaredError StepInfo
-        evaluate fit load_dataset projection_direction projection_slopes
+        AbstractMove AbstractNetworkScheme AbstractOutputFactor AbstractStep
+        AlternatingProjections CrossEntropy CyclicProjections Dataset Direction Evaluation
+        FitResult GradientAgreement GradientStep Margin Precisions ProjectionDirection
+        ProjectionStep Relaxed Spectral Splitting SquaredError StepInfo batch_order evaluate
+        fit gradient_agreement load_dataset projection_direction projection_slopes scan_fit
     """,
 }
 

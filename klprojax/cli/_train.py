@@ -86,8 +86,7 @@ class Training:
             iterations=50 if self.iterations is None else self.iterations,
             precisions=training.Precisions(output=0.2),
             consensus="average",
-            relaxation=1.0,
-            inertia=0.0,
+            move=training.Relaxed(),
         )
 
 

@@ -4,6 +4,8 @@ from ..fitting import AbstractStep as AbstractStep
 from ..fitting import Dataset as Dataset
 from ..fitting import StepInfo as StepInfo
 from ..fitting import load_dataset as load_dataset
+from ._agreement import GradientAgreement as GradientAgreement
+from ._agreement import gradient_agreement as gradient_agreement
 from ._evaluate import Evaluation as Evaluation
 from ._evaluate import evaluate as evaluate
 from ._fit import FitResult as FitResult
@@ -17,6 +19,12 @@ from ._projection_direction import ProjectionDirection as ProjectionDirection
 from ._projection_direction import projection_direction as projection_direction
 from ._projection_direction import projection_slopes as projection_slopes
 from ._projection_step import ProjectionStep as ProjectionStep
+from ._scan_fit import batch_order as batch_order
+from ._scan_fit import scan_fit as scan_fit
+from .moves import AbstractMove as AbstractMove
+from .moves import Direction as Direction
+from .moves import Relaxed as Relaxed
+from .moves import Spectral as Spectral
 from .network import Precisions as Precisions
 from .schemes import AbstractNetworkScheme as AbstractNetworkScheme
 from .schemes import AlternatingProjections as AlternatingProjections

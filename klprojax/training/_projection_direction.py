@@ -18,6 +18,7 @@ from ..fitting._step import (
     without_padding,
 )
 from ._gradient_step import layer_norms
+from .moves import Direction
 from .network import LiftedNetwork, Precisions, trace_network
 
 
@@ -138,7 +139,7 @@ class ProjectionDirection(AbstractStep):
     """Hand the projection's slopes to an optax optimiser in the gradient's place.
 
     As `ratio` tends to 0 this is the optimiser itself; see `projection_slopes`. One backward sweep
-    of local projections a batch.
+    of local projections per batch.
 
     Reports `sensitivity_norm` (by linear map) and `displacement_norm` (by weight matrix).
 
@@ -169,14 +170,32 @@ class ProjectionDirection(AbstractStep):
         loss: Callable[[Any, Any], Array],
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """One sweep and one step of the optimiser; see `AbstractStep.update`."""
+        (_, slopes, before), stats = self.direction(model, x, y, weights, loss)
+        params = eqx.filter(model, eqx.is_inexact_array)
+        descent = jax.tree.map(jnp.negative, slopes)
+        updates, state = apply_optimiser(self.optimiser, descent, state, params, value=before)
+        stats["displacement_norm"] = layer_norms(updates)
+        return eqx.apply_updates(model, updates), state, StepInfo(before, stats)
+
+    def direction(
+        self, model: PyTree, x: PyTree, y: Any, weights: Float[Array, " batch"], loss: Any
+    ) -> tuple[Direction, dict[str, Array]]:
+        """What one sweep says about the parameters; the displacement is that of the slopes.
+
+        Args:
+            model: the model before the batch.
+            x: inputs, one sample per row.
+            y: targets.
+            weights: weight of every sample.
+            loss: the output factor.
+
+        Returns:
+            A `Direction`; figures by name.
+        """
         slopes, before, stats = projection_slopes(
             model, x, y, weights, loss, ratio=self.ratio, precisions=self.precisions
         )
-        params = eqx.filter(model, eqx.is_inexact_array)
-        descent = jax.tree.map(jnp.negative, slopes)
-        updates, state = apply_optimiser(self.optimiser, descent, state, params)
-        stats["displacement_norm"] = layer_norms(updates)
-        return eqx.apply_updates(model, updates), state, StepInfo(before, stats)
+        return Direction(slopes, slopes, before), stats
 
 
 def _times(value: Any, factor: Array) -> Any:

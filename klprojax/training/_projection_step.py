@@ -5,13 +5,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
 from ..fitting._step import AbstractStep, StepInfo, weighted_mean, without_padding
 from ._gradient_step import layer_norms
+from .moves import AbstractMove, Direction, Spectral
 from .network import LiftedNetwork, Precisions, trace_network
 from .schemes import AbstractNetworkScheme, CyclicProjections
 from .schemes._splitting import as_network_scheme
@@ -20,26 +20,24 @@ from .schemes._splitting import as_network_scheme
 class ProjectionStep(AbstractStep):
     """Move the parameters by iterating projections on the lifted network of a batch.
 
-    The state of the copies starts at the forward pass of every batch; after the iterations the
-    parameters move from where they were by `relaxation` times their displacement, plus `inertia`
-    times their last move.
+    A step has two halves. The *direction*: the copies start at the forward pass of the batch, and
+    after the iterations their consensus says where the parameters should go. The *move*: in which
+    norm, and how far, the parameters follow.
 
-    The defaults are the settings that train best: one cyclic sweep whose messages are slopes, stiff
-    inputs, over-relaxed with inertia. As the precisions grow with the relaxation this tends to
-    gradient descent with momentum; at finite precisions every local projection damps the messages
-    that ask too much. Schemes that keep their copies (Douglas-Rachford and its kin) need
-    `consensus="average"` or `"product"`, precisions near 1, `relaxation=1`, `inertia=0` and tens of
-    iterations a batch.
+    The defaults train networks of any depth without a setting for it: one cyclic sweep whose
+    messages are slopes, with stiff inputs, and the projection onto a half-space in a product of
+    spectral norms. Of this sweep the direction is close to the gradient (`gradient_agreement` says
+    how close); at larger precision ratios every local projection damps the messages that ask too
+    much. Schemes that keep their copies (Douglas-Rachford and its kin) need `consensus="average"`
+    or `"product"`, precisions near 1, `move=Relaxed()` and tens of iterations per batch.
 
     Args:
         scheme: in which order constraints are visited: `CyclicProjections`,
             `AlternatingProjections`, or a scheme of `klprojax.projections`, run as its `Splitting`.
-        iterations: iterations a batch, at most.
+        iterations: iterations per batch, at most.
         precisions: of the Gaussian copies.
         consensus: `"product"`, `"average"` or `"slope"`; see `LiftedNetwork`.
-        relaxation: multiple of the displacement, positive; above 1 over-relaxed. A number, or an
-            optax schedule from the number of updates done to a number.
-        inertia: share of the last move that is repeated, in [0, 1).
+        move: how the parameters follow; `Relaxed()` makes them the consensus itself.
         tolerance: stop the iterations when the certificate, the largest relative change of the
             copies' values in one iteration, is at most this; None: never.
 
@@ -53,8 +51,7 @@ class ProjectionStep(AbstractStep):
     iterations: int = eqx.field(static=True, default=1)
     precisions: Precisions = Precisions.with_ratio(1 / 300)
     consensus: str = eqx.field(static=True, default="slope")
-    relaxation: Any = 60.0
-    inertia: Any = 0.9
+    move: AbstractMove = Spectral()
     tolerance: float | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
@@ -63,6 +60,7 @@ class ProjectionStep(AbstractStep):
         for name, value, kind, example in (
             ("scheme", self.scheme, AbstractNetworkScheme, "CyclicProjections()"),
             ("precisions", self.precisions, Precisions, "Precisions(output=0.2)"),
+            ("move", self.move, AbstractMove, "Relaxed()"),
         ):
             if not isinstance(value, kind):
                 raise ValueError(
@@ -71,56 +69,43 @@ class ProjectionStep(AbstractStep):
 
     @classmethod
     def decaying(cls, updates: int) -> "ProjectionStep":
-        """The default step, its relaxation falling to 0 by a cosine.
+        """The default step, its moves growing at first and falling to 0 at last.
 
         Args:
-            updates: number of updates after which it is 0.
+            updates: number of updates after which nothing moves; see `Spectral.decaying`.
         """
-        return cls(relaxation=optax.cosine_decay_schedule(cls().relaxation, updates))
+        return cls(move=Spectral.decaying(updates))
 
     def init(self, model: PyTree) -> PyTree:
-        """No last move, no updates done."""
-        moves = jax.tree.map(jnp.zeros_like, eqx.filter(model, eqx.is_inexact_array))
-        return moves, jnp.zeros((), jnp.int32)
+        """State of the move."""
+        return self.move.init(eqx.filter(model, eqx.is_inexact_array))
 
     @on_any_mesh(out=("model", "state", None))
     def update(self, model, state, x, y, weights, loss) -> tuple[PyTree, PyTree, StepInfo]:
-        """Iterate on one batch; see the class."""
+        """Iterate on one batch and move; see the class."""
         arrays, static = eqx.partition(model, eqx.is_inexact_array)
-        last, count = state
-        moved, before, stats = self.displacement(model, x, y, weights, loss)
-        relaxation = self.relaxation
-        if callable(relaxation):
-            # Optax mixes dtypes inside; strict promotion, if set, is for the rest.
-            with jax.numpy_dtype_promotion("standard"):
-                relaxation = relaxation(count)
-
-        def move(shift: Array, last: Array) -> Array:
-            return jnp.asarray(self.inertia, shift.dtype) * last + (
-                jnp.asarray(relaxation, shift.dtype) * shift
-            )
-
-        moves = jax.tree.map(move, moved, last)
+        direction, stats = self.direction(model, x, y, weights, loss)
+        moves, state = self.move.move(direction, state)
         new = jax.tree.map(jnp.add, arrays, moves)
         stats["displacement_norm"] = layer_norms(moves)
-        return eqx.combine(new, static), (moves, count + 1), StepInfo(before, stats)
+        return eqx.combine(new, static), state, StepInfo(direction.loss, stats)
 
-    def displacement(
+    def direction(
         self, model: PyTree, x: PyTree, y: Any, weights: Float[Array, " batch"], loss: Any
-    ) -> tuple[PyTree, Float[Array, ""], dict[str, Array]]:
-        """How far the iterations carry the parameters on one batch.
+    ) -> tuple[Direction, dict[str, Array]]:
+        """What the iterations on one batch say about the parameters.
 
         Args:
             model: the model before the batch.
-            x: inputs, one sample a row.
+            x: inputs, one sample per row.
             y: targets.
             weights: weight of every sample.
             loss: the output factor.
 
         Returns:
-            The displacement, a tree like the model's inexact arrays; the mean loss before; figures:
-            `residual` (distance of the last projected points from their constraints), `certificate`
-            (largest relative change in the last iteration) and `iterations`.
+            A `Direction`; figures: `residual` (distance of the last projected points from their
+            constraints), `certificate` (largest relative change in the last iteration) and
+            `iterations`.
         """
         graph, parameters = trace_network(model, x)
         y = without_padding(y, weights)
@@ -144,12 +129,19 @@ class ProjectionStep(AbstractStep):
                 lambda c: (c[1] > tolerance) & (c[2] < self.iterations), body, carry
             )
         state, certificate, count = carry
-        after = self.scheme.parameters(network, state)
-        shifts = [b - a for a, b in zip(parameters, after, strict=True)]
+        shifts = self.scheme.displacement(network, state, parameters)
+        rows = jnp.sum(weights)
+        slopes = [
+            shift * jnp.asarray(network.totals.get(index, 0.0) / rows, shift.dtype)
+            for index, shift in zip(graph.parameters, shifts, strict=True)
+        ]
         structure = jax.tree.structure(eqx.filter(model, eqx.is_inexact_array))
+        direction = Direction(
+            jax.tree.unflatten(structure, shifts), jax.tree.unflatten(structure, slopes), before
+        )
         stats = {
             "residual": self.scheme.residual(state),
             "certificate": certificate,
             "iterations": count,
         }
-        return jax.tree.unflatten(structure, shifts), before, stats
+        return direction, stats

@@ -58,6 +58,8 @@ class State(NamedTuple):
 
     Attributes:
         bases: agreed value of every constraint's output and of every parameter, by value.
+        moved: how far every parameter has come since the start; of a small move the difference of
+            bases keeps no digits.
         slopes: message of every constraint into each of its movable inputs, by
             `(node, input position)`.
         output_slope: message of the output factor.
@@ -65,6 +67,7 @@ class State(NamedTuple):
     """
 
     bases: dict[int, Array]
+    moved: dict[int, Array]
     slopes: dict[tuple[int, int], Array]
     output_slope: Array
     residual: Float[Array, ""]
@@ -138,7 +141,8 @@ class LiftedNetwork:
                     full = shape if self.graph.values[index].shared else (len(self.weights), *shape)
                     slopes[node.index, position] = jnp.zeros(full, value.dtype)
         output = self.base(bases, self.graph.output)
-        return State(bases, slopes, jnp.zeros_like(output), jnp.zeros((), output.dtype))
+        moved = {index: jnp.zeros_like(bases[index]) for index in self.graph.parameters}
+        return State(bases, moved, slopes, jnp.zeros_like(output), jnp.zeros((), output.dtype))
 
     def outputs(self, parameters: Sequence[Array]) -> Array:
         """The model's outputs for the batch."""
@@ -197,7 +201,7 @@ class LiftedNetwork:
                 slopes[node.index, position] = jnp.broadcast_to(slope, like.shape)
         bases = {**state.bases, node.output: projected.output}
         residual = jnp.maximum(state.residual, projected.residual)
-        return State(bases, slopes, state.output_slope, residual)
+        return state._replace(bases=bases, slopes=slopes, residual=residual)
 
     def displacement(self, state: State, index: int) -> Array:
         """How far the consensus of a parameter's copies lies from its base."""
@@ -208,8 +212,11 @@ class LiftedNetwork:
 
     def visit_parameter(self, state: State, index: int, relaxation: Any = 1.0) -> State:
         """Move a parameter towards the consensus of its copies."""
-        moved = jnp.asarray(relaxation, state.bases[index].dtype) * self.displacement(state, index)
-        return state._replace(bases={**state.bases, index: state.bases[index] + moved})
+        shift = jnp.asarray(relaxation, state.bases[index].dtype) * self.displacement(state, index)
+        return state._replace(
+            bases={**state.bases, index: state.bases[index] + shift},
+            moved={**state.moved, index: state.moved[index] + shift},
+        )
 
     def without_padding(self, value: Array) -> Array:
         """The value with zeros in the rows of weight 0."""

@@ -38,6 +38,16 @@ class AbstractNetworkScheme(eqx.Module):
             state: of an iteration.
         """
 
+    def displacement(self, network: LiftedNetwork, state: Any, start: Any) -> tuple[Any, ...]:
+        """How far the parameters have come.
+
+        Args:
+            network: the lifted network of a batch.
+            state: of an iteration.
+            start: values of the parameters before the first one.
+        """
+        return tuple(b - a for a, b in zip(start, self.parameters(network, state), strict=True))
+
     @abc.abstractmethod
     def certificate(self, network: LiftedNetwork, old: Any, new: Any) -> Any:
         """How far the state is from a fixed point: the largest change, relative, of its values.

@@ -148,7 +148,7 @@ class Work:
                     slopes[node.index, position] = sums[position]
         output_copy = point.plain["output", graph.output]
         omega = jnp.asarray(network.precisions.output, output_copy.dtype)
-        silent = State({}, slopes, omega * output_copy, self.residual)
+        silent = State({}, {}, slopes, omega * output_copy, self.residual)
         bases: dict[int, Array] = {}
         new = Point({}, {})
         for kind, index in self._holders(half):

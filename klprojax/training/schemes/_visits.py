@@ -22,6 +22,10 @@ class _Visits(AbstractNetworkScheme):
         """The bases of the parameters."""
         return tuple(state.bases[index] for index in network.graph.parameters)
 
+    def displacement(self, network: LiftedNetwork, state: State, start: Any) -> tuple[Array, ...]:
+        """What the visits of the parameters added up to."""
+        return tuple(state.moved[index] for index in network.graph.parameters)
+
     def certificate(self, network: LiftedNetwork, old: State, new: State) -> Float[Array, ""]:
         """Largest change of a base, relative to the largest base."""
 

@@ -96,8 +96,8 @@ def test_values_that_nothing_reads_do_no_harm(name, consensus):
     model, x = build(name)
 
     def moved():
-        step = ProjectionStep(CyclicProjections(), 2, Precisions(), consensus, 1.0, 0.0)
-        return step.displacement(model, x, labels(), WEIGHTS, CrossEntropy())[0]
+        step = ProjectionStep(CyclicProjections(), 2, Precisions(), consensus)
+        return step.direction(model, x, labels(), WEIGHTS, CrossEntropy())[0].displacement
 
     found = quick_jit(moved)()
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(found))

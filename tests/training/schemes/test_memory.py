@@ -14,6 +14,7 @@ from klprojax.training import (
     CyclicProjections,
     Precisions,
     ProjectionStep,
+    Relaxed,
 )
 
 INPUTS, UNITS, BATCH = 784, 512, 256
@@ -40,7 +41,7 @@ class Layer(eqx.Module):
 def test_temporaries_stay_far_below_one_array_of_copies(scheme, consensus, share):
     linear = eqx.filter_eval_shape(eqx.nn.Linear, INPUTS, UNITS, key=jax.random.key(0))
     linear = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), linear)
-    step = ProjectionStep(scheme, 2, Precisions(), consensus, 1.0, 0.0)
+    step = ProjectionStep(scheme, 2, Precisions(), consensus, Relaxed())
     arrays, static = eqx.partition(
         Layer(linear), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
     )
