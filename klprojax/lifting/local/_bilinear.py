@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from ..._batching import any_of
+
 # Halley's method in a bracket triples its digits near the root; before that a bisection halves the
 # bracket. Twice the bits of a double bounds the worst case.
 _MAX_STEPS = 110
@@ -134,7 +136,8 @@ def _root(plus: Any, minus: Any, stiffness: Any, misfit: Any) -> Any:
         step = _halley(t, terms)
         inside = jnp.abs(t) < 1  # false for NaN
         small = jnp.abs(step) <= close * jnp.minimum(jnp.abs(t), 1 - jnp.abs(t))
-        return lax.cond(jnp.all(inside & small), lambda t, step: t - step, otherwise, t, step)
+        left = any_of(~(inside & small))
+        return lax.cond(left, otherwise, lambda t, step: t - step, t, step)
 
     def again(t: Any, step: Any) -> Any:
         t = t - step
@@ -164,7 +167,7 @@ def _bracketed_root(guess: Any, plus: Any, minus: Any, stiffness: Any, misfit: A
         new = t - _halley(t, terms)
         new = jnp.where((new >= low) & (new <= high), new, (low + high) / 2)
         moving = jnp.abs(new - t) > close * jnp.minimum(jnp.abs(new), 1 - jnp.abs(new))
-        return low, high, new, jnp.any(moving), count + 1
+        return low, high, new, any_of(moving), count + 1
 
     state = (low, high, t, jnp.asarray(True), jnp.zeros((), jnp.int32))
     low, high, t, _, _ = lax.while_loop(lambda s: s[3] & (s[4] < _MAX_STEPS), body, state)

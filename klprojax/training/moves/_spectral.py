@@ -72,7 +72,7 @@ class Spectral(AbstractMove):
         (2024).
     """
 
-    share: Any = 0.02
+    share: Any = 0.03
     inertia: Any = 0.9
     decrease: Any = 0.3
     group: int = eqx.field(static=True, default=32)
@@ -82,7 +82,7 @@ class Spectral(AbstractMove):
             raise ValueError(f"group is {self.group}; expected at least 1.")
 
     @classmethod
-    def decaying(cls, updates: int, share: float = 0.02, **options: Any) -> "Spectral":
+    def decaying(cls, updates: int, share: float = 0.03, **options: Any) -> "Spectral":
         """A share that rises over a tenth of the updates and falls to 0 by a cosine.
 
         Args:
