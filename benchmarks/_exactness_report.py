@@ -24,7 +24,7 @@ def marginal_table(rows: list[dict[str, Any]]) -> str:
         ours, pyagrum, pgmpy = (row["sides"].get(n, {}) for n in ("ours", "pyagrum", "pgmpy"))
         ratio = None
         if "changed" in ours and "changed" in pyagrum:
-            ratio = pyagrum["changed"]["wall_s"] / ours["changed"]["wall_s"]
+            ratio = pyagrum["changed"]["cpu_s"] / ours["changed"]["cpu_s"]
         gap = max(row["gaps"].values(), default=None)
         body.append(
             [row["case"], str(row["variables"])]
@@ -70,14 +70,14 @@ def summary(report: dict[str, Any]) -> str:
     """Counts and ratios."""
     lines = []
     pairs = [
-        (row["sides"]["ours"]["changed"]["wall_s"], row["sides"]["pyagrum"]["changed"]["wall_s"])
+        (row["sides"]["ours"]["changed"]["cpu_s"], row["sides"]["pyagrum"]["changed"]["cpu_s"])
         for row in report["marginals"]
         if "changed" in row["sides"].get("pyagrum", {}) and "changed" in row["sides"]["ours"]
     ]
     if pairs:
         slow = [theirs / ours for ours, theirs in pairs if theirs > SLOW_S]
         lines.append(
-            f"Changed evidence, wall seconds: faster than pyAgrum on "
+            f"Changed evidence, processor seconds: faster than pyAgrum on "
             f"{sum(ours <= theirs for ours, theirs in pairs)} of {len(pairs)} rows"
             + (
                 f"; where it needs more than {SLOW_S:g} s ({len(slow)} rows) "
@@ -93,7 +93,7 @@ def summary(report: dict[str, Any]) -> str:
             for side in ("ours", "toulbar2")
         }
         both = [
-            (row["ours"]["wall_s"], row["toulbar2"]["wall_s"])
+            (row["ours"]["cpu_s"], row["toulbar2"]["cpu_s"])
             for row in report["map"]
             if row["ours"]["status"] == row.get("toulbar2", {}).get("status") == "solved"
         ]
@@ -104,7 +104,7 @@ def summary(report: dict[str, Any]) -> str:
         lines.append(
             f"MAP of {len(report['map'])} models: {said}. Both solved {len(both)}"
             + (
-                ", medians of wall seconds {:.2g} (ours) and {:.2g}".format(
+                ", medians of processor seconds {:.2g} (ours) and {:.2g}".format(
                     *map(statistics.median, zip(*both, strict=True))
                 )
                 if both
