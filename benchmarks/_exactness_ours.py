@@ -40,16 +40,28 @@ class Ours(Tasks):
         return answer(since, float(solution.log_partition), marginals)
 
     def changed(self, evidence: list[Any]) -> dict[str, Any]:
-        """Other evidence on a graph that is kept."""
+        """Other evidence on a graph that is kept, without what no evidence makes possible."""
         if self.graph is None:
-            self.graph, self.log_potentials = self.model.to_graph()
+            self.reduced = klprojax.condition(self.model)
+            self.graph, self.log_potentials = self.reduced.model.to_graph()
         since = clock()
-        log_evidence = self.graph.log_evidence(known(evidence))
+        place = {v: k for k, v in enumerate(self.reduced.kept)}
+        observed, constant = {}, 0.0
+        for v, value in known(evidence).items():
+            states = self.reduced.states[v]
+            hard = np.ndim(value) == 0
+            if v in place:
+                observed[place[v]] = int(states[:value].sum()) if hard else value[states]
+            elif not hard:
+                constant += value[states].item()
         solution = klprojax.infer(
-            self.graph, self.log_potentials, self.solver, log_evidence=log_evidence
+            self.graph,
+            self.log_potentials,
+            self.solver,
+            log_evidence=self.graph.log_evidence(observed),
         )
-        marginals = self.graph.unpack_variables(solution.marginals)
-        return answer(since, float(solution.log_partition), marginals)
+        marginals = self.reduced.expand(self.graph.unpack_variables(solution.marginals))
+        return answer(since, float(solution.log_partition) + constant, marginals)
 
     def best(self, evidence: list[Any], seconds: float) -> dict[str, Any]:
         """The most probable state, from the model; the other end ends this process if late."""

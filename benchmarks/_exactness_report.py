@@ -119,15 +119,8 @@ def markdown(report: dict[str, Any]) -> str:
     """The report in words and tables."""
     rows = [*report["marginals"], *report["map"]]
     missed = [fault for row in rows for fault in row["faults"]]
-    peers = ", ".join(report["peers"]) or "no peer"
     text = (
         "# Exact inference against pyAgrum, pgmpy and toulbar2\n\n"
-        f"`python -m benchmarks exactness_peers --time-limit {report['time_limit']:g}`: least of "
-        f"at most {report['repeats']} calls, each within {report['memory_gib']:g} GiB and "
-        f"{report['time_limit']:g} s; {report['device']}, {report['cpu_count']} cores, "
-        f"jax {report['versions']['jax']}, "
-        f"commit {str(report['commit'])[:12]}, {report['date'][:10]}, load "
-        f"{report['load'][0]:.1f}. Beside ours in this run: {peers}.\n\n"
         + (f"**Missed:** {'; '.join(missed)}.\n\n" if missed else "All targets met.\n\n")
         + summary(report)
         + "\n"
@@ -135,16 +128,30 @@ def markdown(report: dict[str, Any]) -> str:
     if report["marginals"]:
         text += (
             "\n## All marginals and log-probability of evidence\n\n"
-            "Wall / processor milliseconds, from a network in memory. `first`: a fresh process, "
-            "tree search, triangulation and compilation included. `again`: all from the network "
-            "once more. `changed`: graph or engine kept, other evidence. `difference`: the "
-            "largest between any two sides and to the stored answers, marginals absolute, "
-            "log-probability relative beyond 1.\n\n" + marginal_table(report["marginals"])
+            f"{how(report, 'marginals')}, least of at most "
+            f"{report['runs']['marginals']['repeats']} calls. Wall / processor milliseconds, from a network in memory. `first`: a fresh "
+            "process, tree search, triangulation and compilation included. `again`: all from the "
+            "network once more. `changed`: graph or engine kept, other evidence; compared are "
+            "processor seconds. `difference`: the largest between two sides and to the stored "
+            "answers, marginals absolute, log-probability relative beyond 1.\n\n"
+            + marginal_table(report["marginals"])
         )
     if report["map"]:
         text += (
             "\n## Most probable states\n\n"
-            "Wall / processor seconds of one call; `log-weight` and `above toulbar2's` are "
-            "float64 scores of the states found.\n\n" + map_table(report["map"])
+            f"{how(report, 'map')}. Wall / processor seconds of one call; `log-weight` and `above "
+            "toulbar2's` are float64 scores of the states found.\n\n" + map_table(report["map"])
         )
     return text
+
+
+def how(report: dict[str, Any], part: str) -> str:
+    """How a part was run."""
+    run = report["runs"][part]
+    return (
+        f"`python -m benchmarks exactness_peers --part {part} --time-limit "
+        f"{run['time_limit']:g}`, ours beside {', '.join(run['peers']) or 'no peer'}, each with "
+        f"{run['memory_gib']:g} GiB; {run['device']}, {run['cpu_count']} cores, jax "
+        f"{run['versions']['jax']}, commit {str(run['commit'])[:12]}, {run['date'][:10]}, load "
+        f"{run['load'][0]:.1f}"
+    )

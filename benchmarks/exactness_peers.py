@@ -20,6 +20,7 @@ KLPROJAX_PYAGRUM_PYTHON, KLPROJAX_PGMPY_PYTHON and KLPROJAX_TOULBAR2_PYTHON name
 """
 
 import argparse
+import json
 import math
 import os
 import pickle
@@ -51,6 +52,7 @@ PEERS = {
     "pgmpy": Peer(MODULE("pgmpy"), ("pgmpy==1.1.2",)),
     "toulbar2": Peer(MODULE("toulbar2"), ("pytoulbar2==1.4.0.1", "numpy")),
 }
+TAKE_PART = {"marginals": ("pyagrum", "pgmpy"), "map": ("toulbar2",)}
 OURS = "benchmarks._exactness_ours"
 ENVIRONMENTS = Path(__file__).resolve().parent / ".env"
 MEMORY_GIB = 8.0
@@ -138,6 +140,13 @@ def gap_of(one: dict[str, Any], two: dict[str, Any]) -> float:
     return max(marginals, shared.relative(one["log_p"], two["log_p"]))
 
 
+def failure(error: RuntimeError) -> dict[str, Any]:
+    """Why a side gave no answer."""
+    said = str(error)[-300:]
+    memory = any(sign in said for sign in ("MemoryError", "bad_alloc", "unable to allocate"))
+    return {"status": "out of memory" if memory else "error", "detail": said}
+
+
 class Row:
     """One network on all sides: their processes, their times, the largest difference."""
 
@@ -166,7 +175,7 @@ class Row:
                 self.facts[name]["status"] = "time limit"
                 del self.running[name]
             except RuntimeError as error:
-                self.facts[name] |= {"status": "error", "detail": str(error)[-300:]}
+                self.facts[name] |= failure(error)
                 del self.running[name]
         for name, answer in answers.items():
             if name != "ours" and "ours" in answers:
@@ -225,7 +234,7 @@ def marginal_rows(
         soft = next(iter(replace(case, case=1).load(data)[1]), 0)
         sets = changes(model, observed, soft, options.repeats + 1)
         sides = {"ours": (sys.executable, OURS)}
-        for name in ("pyagrum", "pgmpy"):
+        for name in TAKE_PART["marginals"]:
             if name in found and (name, case.source) not in given_up:
                 sides[name] = (found[name], PEERS[name].module)
         evidence = [[v, state] for v, state in observed.items()]
@@ -236,7 +245,7 @@ def marginal_rows(
         if answer is not None:
             _, log_p, marginals = case.answer(data, model.variable_names)
             row["gaps"]["reference"] = gap_of(answer, {"log_p": log_p, "marginals": marginals})
-        for name in ("pyagrum", "pgmpy"):
+        for name in TAKE_PART["marginals"]:
             if row["sides"].get(name, {}).get("status", "done") != "done":
                 given_up.add((name, case.source))
             elif name in found and name not in row["sides"]:
@@ -283,7 +292,7 @@ def solve(side: Side, file: Path, evidence: Evidence, limit: float) -> dict[str,
     except TimeoutError:
         return {"status": "time limit"}
     except RuntimeError as error:
-        return {"status": "error", "detail": str(error)[-300:]}
+        return failure(error)
     return found | {"load": loaded}
 
 
@@ -324,7 +333,7 @@ def map_rows(
 def map_faults(row: dict[str, Any]) -> list[str]:
     """What a row of MAP misses: optima that differ, a proven one that is beaten."""
     ours, theirs = row["ours"], row.get("toulbar2", {})
-    if ours["status"] == "error":
+    if ours["status"] in ("error", "out of memory"):
         return [f"{row['case']}: ours: {ours['detail']}"]
     sides = {ours["status"], theirs.get("status")}
     if sides == {"solved", "impossible"}:
@@ -349,7 +358,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--time-limit", type=float, default=60.0, metavar="S", help="seconds per model and call"
     )
-    out.add_argument("--part", choices=("marginals", "map"), help="only this part")
+    said = "only this part; --json FILE keeps its other one"
+    out.add_argument("--part", choices=tuple(TAKE_PART), help=said)
     return out
 
 
@@ -363,22 +373,29 @@ def main(argv: list[str] | None = None) -> int:
     cases = shared.reference_cases(data, options.only)
     report: dict[str, Any] = {
         "benchmark": "exactness_peers",
-        **shared.environment(64),
-        "load": list(os.getloadavg()),
-        "time_limit": options.time_limit,
-        "repeats": options.repeats,
-        "memory_gib": MEMORY_GIB,
-        "peers": [PEERS[name].requirements[0] for name in found],
         "marginals": [],
         "map": [],
+        "runs": {},
     }
+    if options.part and options.json is not None and options.json.exists():
+        report = json.loads(options.json.read_text())
     for part, kind, rows in (("marginals", "bn", marginal_rows), ("map", "uai2014", map_rows)):
         chosen = [case for case in cases if case.folder == kind]
-        if options.part in (None, part) and chosen:
-            with tempfile.TemporaryDirectory() as scratch:
-                for row in rows(chosen, data, options, found, Path(scratch)):
-                    report[part].append(row)
-                    if options.json is not None:
-                        shared.write_json(options.json, report)
+        if options.part not in (None, part) or not chosen:
+            continue
+        report[part] = []
+        report["runs"][part] = {
+            **shared.environment(64),
+            "load": list(os.getloadavg()),
+            "time_limit": options.time_limit,
+            "repeats": options.repeats,
+            "memory_gib": MEMORY_GIB,
+            "peers": [PEERS[name].requirements[0] for name in found if name in TAKE_PART[part]],
+        }
+        with tempfile.TemporaryDirectory() as scratch:
+            for row in rows(chosen, data, options, found, Path(scratch)):
+                report[part].append(row)
+                if options.json is not None:
+                    shared.write_json(options.json, report)
     shared.publish(options, markdown(report), report)
     return int(any(row["faults"] for part in ("marginals", "map") for row in report[part]))
