@@ -129,7 +129,8 @@ def markdown(report: dict[str, Any]) -> str:
         text += (
             "\n## All marginals and log-probability of evidence\n\n"
             f"{how(report, 'marginals')}, least of at most "
-            f"{report['runs']['marginals']['repeats']} calls. Wall / processor milliseconds, from a network in memory. `first`: a fresh "
+            f"{report['runs']['marginals']['repeats']} calls. Wall / processor "
+            "milliseconds, from a network in memory. `first`: a fresh "
             "process, tree search, triangulation and compilation included. `again`: all from the "
             "network once more. `changed`: graph or engine kept, other evidence; compared are "
             "processor seconds. `difference`: the largest between two sides and to the stored "

@@ -58,9 +58,9 @@ class Toulbar2(Tasks):
         if found is None:
             return time | {"status": "time limit" if late else "impossible"}
         states, cost, _ = found
-        proved = cost - self.problem.GetDDualBound() < 2 * 10.0**-DIGITS
-        status = "solved" if proved else "time limit"
-        return time | {"status": status, "states": list(map(int, states))}
+        left = cost - self.problem.GetDDualBound()
+        status = "time limit" if late else "solved"
+        return time | {"status": status, "left": left, "states": list(map(int, states))}
 
 
 if __name__ == "__main__":
