@@ -265,19 +265,25 @@ def cirkit(report: Report) -> Peer:
 
 def pyagrum(report: Report) -> Peer:
     """All marginals of Bayesian networks, `benchmarks exactness_peers`."""
+    names = ("asia", "alarm", "andes", "mildew", "diabetes", "munin4")
+    cases = {f"{name}+evidence": name for name in names}
+    found = [(cases[r["case"]], r["sides"]) for r in report["marginals"] if r["case"] in cases]
     rows = []
-    for key, measure in (
-        ("first", "first call"),
-        ("changed", "other evidence on the same network"),
-    ):
-        entries = []
-        for name in ("asia", "alarm", "andes", "mildew", "diabetes", "munin4"):
-            r = _select(report["marginals"], case=f"{name}+evidence")
-            sides = () if r is None else (r["sides"]["ours"], r["sides"].get("pyagrum"))
-            seconds = [_times(_at(side, key, "cpu_s"), 1e3) for side in sides]
-            entries += [] if not sides else [(name, *seconds)]
-        rows += _row(f"all marginals, {measure}", "ms", entries)
-    return Peer("pyAgrum 3.3.1 (C++)", rows)
+    for key, measure in (("first", "first call"), ("changed", "with other evidence")):
+        rows += _row(
+            f"all marginals, {measure}",
+            "ms",
+            [
+                (
+                    name,
+                    _times(_at(sides["ours"], key, "cpu_s"), 1e3),
+                    _times(_at(sides.get("pyagrum"), key, "cpu_s"), 1e3),
+                )
+                for name, sides in found
+            ],
+        )
+    version = next((v for _, s in found if (v := _at(s.get("pyagrum"), "version"))), "")
+    return Peer(f"pyAgrum {version} (C++)", rows)
 
 
 def _times(value: float | None, scale: float) -> float | None:
@@ -357,6 +363,8 @@ def _best(folder: Path) -> str:
     if report is None:
         return ""
     rows = [r for r in report["map"] if "toulbar2" in r]
+    if not rows:
+        return ""
     solved = [[r for r in rows if r[side]["status"] == "solved"] for side in ("ours", "toulbar2")]
     both = [r for r in solved[0] if r in solved[1]]
     equal = sum(not r["faults"] for r in both)
