@@ -8,8 +8,8 @@ its junction tree and what of its messages stays valid, is kept; the evidence va
 states, drawn from the network, and without evidence one variable gets other likelihoods. pgmpy
 keeps nothing, so it has no such figure. Claims: all sides agree to 1e-8; *changed* takes no longer
 than pyAgrum's, and a fifth of it where pyAgrum needs more than 0.5 s; processor seconds. All
-sides compute in one thread: two of OpenBLAS wait for each other where other load has a core, up to
-a thousand times as long as they compute.
+sides compute in one thread: on two, pyAgrum's marginals take up to ten times as long, and
+OpenBLAS's threads wait for each other where other load has a core.
 
 MAP: each UAI-2014 model with its evidence; the most probable state from the model, tree search
 included, against toulbar2 (default options, costs in units of 1e-8 nats, its own limit of

@@ -55,14 +55,15 @@ class Toulbar2(Tasks):
         except self.problem.Contradiction:
             return elapsed(since) | {"status": "impossible"}
         time = elapsed(since)
+        # Its timer may be early by a little.
+        late = time["cpu_s"] >= 0.9 * seconds
         if found is None:
-            # Its timer may be early by a little.
-            late = time["cpu_s"] >= 0.9 * seconds
             return time | {"status": "time limit" if late else "impossible"}
         states, cost, _ = found
-        # Its lower bound meets the cost but for roundings once the search is over.
+        # Preprocessing may end a search without raising the lower bound to the cost.
         left = cost - self.problem.GetDDualBound()
-        status = "solved" if left <= ROUNDINGS * max(1.0, abs(cost)) else "time limit"
+        proven = not late or left <= ROUNDINGS * max(1.0, abs(cost))
+        status = "solved" if proven else "time limit"
         return time | {"status": status, "left": left, "states": list(map(int, states))}
 
 
