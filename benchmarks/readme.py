@@ -263,6 +263,29 @@ def cirkit(report: Report) -> Peer:
     return Peer(f"cirkit {name}" + ("" if live else " (recorded on another machine)"), rows)
 
 
+def pyagrum(report: Report) -> Peer:
+    """All marginals of Bayesian networks, `benchmarks exactness_peers`."""
+    names = ("asia", "alarm", "andes", "mildew", "diabetes", "munin4")
+    cases = {f"{name}+evidence": name for name in names}
+    found = [(cases[r["case"]], r["sides"]) for r in report["marginals"] if r["case"] in cases]
+    rows = []
+    for key, measure in (("first", "first call"), ("changed", "with other evidence")):
+        rows += _row(
+            f"all marginals, {measure}",
+            "ms",
+            [
+                (
+                    name,
+                    _times(_at(sides["ours"], key, "cpu_s"), 1e3),
+                    _times(_at(sides.get("pyagrum"), key, "cpu_s"), 1e3),
+                )
+                for name, sides in found
+            ],
+        )
+    version = next((v for _, s in found if (v := _at(s.get("pyagrum"), "version"))), "")
+    return Peer(f"pyAgrum {version} (C++)", rows)
+
+
 def _times(value: float | None, scale: float) -> float | None:
     return None if value is None else scale * value
 
@@ -272,6 +295,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[..., Peer]], ...] = (
     (("bp",), pgmax),
     (("ldpc",), ldpc),
     (("circuits",), cirkit),
+    (("exactness_peers",), pyagrum),
     (("training",), pjax),
     (("training", "training_accuracy"), adam),
 )
@@ -308,7 +332,12 @@ def comparisons(folder: Path = RESULTS) -> str:
                 " / ".join(better),
             ]
             lines.append("| " + " | ".join(cells) + " |")
-    for sentence in (_exactness(folder), _reference_circuits(folder), _density(folder)):
+    for sentence in (
+        _exactness(folder),
+        _best(folder),
+        _reference_circuits(folder),
+        _density(folder),
+    ):
         if sentence:
             lines += ["", sentence]
     return "\n".join(lines)
@@ -327,6 +356,23 @@ def _exactness(folder: Path) -> str:
     count = Counter(said.get(row["status"], row["status"]) for row in report["rows"])
     parts = ", ".join(f"{number} {text}" for text, number in count.most_common())
     return f"Exact inference by `Elimination` on {len(report['rows'])} reference models: {parts}."
+
+
+def _best(folder: Path) -> str:
+    report = load("exactness_peers", folder)
+    if report is None:
+        return ""
+    rows = [r for r in report["map"] if "toulbar2" in r]
+    if not rows:
+        return ""
+    solved = [[r for r in rows if r[side]["status"] == "solved"] for side in ("ours", "toulbar2")]
+    both = [r for r in solved[0] if r in solved[1]]
+    equal = sum(not r["faults"] for r in both)
+    return (
+        f"Most probable states of {len(rows)} models, {report['runs']['map']['time_limit']:g} s "
+        f"each: {len(solved[0])} found and proven here, {len(solved[1])} by toulbar2 1.4 (branch "
+        f"and bound, C++); {len(both)} by both, {equal} of these with equal scores."
+    )
 
 
 def _reference_circuits(folder: Path) -> str:

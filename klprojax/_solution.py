@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from ._types import FactorTables, Scalar, VariableTables
+from ._variables import on_this_cpu, put_all
 
 
 class RESULTS(eqx.Enumeration):
@@ -93,7 +94,7 @@ class Solution(eqx.Module):
     @property
     def beliefs(self) -> tuple[Float[Array, "..."], ...]:
         """Probabilities of every variable (linear space), one array per cardinality."""
-        return tuple(jnp.exp(table) for table in self.log_beliefs)
+        return _exp(self.log_beliefs)
 
     @property
     def marginals(self) -> tuple[Float[Array, "..."], ...]:
@@ -110,7 +111,14 @@ class Solution(eqx.Module):
         """Probabilities of every factor's scope (linear space); needs ``factor_beliefs=True``."""
         if self.factor_log_beliefs is None:
             raise ValueError("Ask for them: infer(..., factor_beliefs=True).")
-        return tuple(jnp.exp(table) for table in self.factor_log_beliefs)
+        return _exp(self.factor_log_beliefs)
+
+
+def _exp(log_tables: tuple[Any, ...]) -> tuple[Array, ...]:
+    """Out of the log domain; by numpy where that can, as a program per shape takes long to make."""
+    if all(map(on_this_cpu, log_tables)):
+        return put_all(tuple(np.exp(np.asarray(table)) for table in log_tables))
+    return tuple(jnp.exp(table) for table in log_tables)
 
 
 def _verdict(result: Any) -> str:

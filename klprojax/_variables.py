@@ -78,7 +78,7 @@ class HasVariables(eqx.Module):
                 wrong length.
         """
         layout = self.variables
-        dtype = jnp.zeros(0).dtype if dtype is None else np.dtype(dtype)
+        dtype = jnp.result_type(float) if dtype is None else np.dtype(dtype)
         tables = [np.zeros(shape, dtype) for shape in layout.shapes()]
         last = len(layout.cardinalities) - 1
         for v, value in dict(observed or {}).items():
@@ -104,7 +104,7 @@ class HasVariables(eqx.Module):
                     f"Soft evidence on variable {v} has shape {np.shape(value)}; expected "
                     f"({card},)."
                 )
-        return tuple(put(table) for table in tables)
+        return put_all(tuple(tables))
 
     def evidence_from_data(
         self, rows: Any, dtype: Any = None
@@ -161,7 +161,9 @@ class HasVariables(eqx.Module):
                     f"The table of variable {v} has shape {np.shape(table)}; its cardinality asks "
                     f"for ({card},)."
                 )
-        return tuple(stack([tables[v] for v in ids], dtype) for ids in self.variables.members)
+        return put_all(
+            tuple(stack([tables[v] for v in ids], dtype) for ids in self.variables.members)
+        )
 
     def unpack_variables(self, tables: Sequence[Any]) -> list[Any]:
         """Undo `pack_variables`: one array ``[states]`` per variable; None if continuous.
@@ -191,17 +193,30 @@ def _state(value: Any) -> int | None:
     return int(value)
 
 
-def stack(tables: Sequence[Any], dtype: Any) -> Array:
-    """Stack tables of equal shape, on the device only if one of them is there."""
+def stack(tables: Sequence[Any], dtype: Any) -> Any:
+    """Stack tables of equal shape; numpy's, for `put_all`, unless one of them is on a device."""
     if any(isinstance(table, jax.Array) for table in tables):
         return jnp.stack([jnp.asarray(table, dtype) for table in tables])
-    return put(np.stack([np.asarray(table) for table in tables]), dtype)
+    return np.asarray(np.stack([np.asarray(table) for table in tables]), dtype)
 
 
 def put(table: Any, dtype: Any = None) -> Array:
     """An array on the device, also while something is traced; nothing is compiled for it."""
+    return put_all(np.asarray(table, dtype))
+
+
+def put_all(arrays: Any) -> Any:
+    """All numpy arrays of a tree, as `put` does it; one call for all is cheaper than one for each.
+
+    Tracers and arrays that are on a device already stay as they are.
+    """
+    leaves, structure = jax.tree.flatten(arrays)
+    here = [k for k, leaf in enumerate(leaves) if not isinstance(leaf, jax.Array)]
     with jax.ensure_compile_time_eval():
-        return jax.device_put(np.asarray(table, dtype))
+        there = jax.device_put([leaves[k] for k in here])
+    for k, array in zip(here, there, strict=True):
+        leaves[k] = array
+    return jax.tree.unflatten(structure, leaves)
 
 
 def on_this_cpu(array: Any) -> bool:

@@ -193,6 +193,36 @@ def test_circuits_are_compared_once_they_are_measured(results):
     assert "build and compile" not in table
 
 
+def test_exact_inference_beside_its_peers(results):
+    def side(first, changed):
+        return {"first": {"cpu_s": first}, "changed": {"cpu_s": changed}, "version": "9.8.7"}
+
+    def best(ours, theirs, *faults):
+        return {"ours": {"status": ours}, "toulbar2": {"status": theirs}, "faults": faults}
+
+    rows = [
+        {"case": "asia+evidence", "sides": {"ours": side(1, 0.002), "pyagrum": side(2, 0.001)}},
+        {"case": "munin4+evidence", "sides": {"ours": side(1, 1), "pyagrum": {"status": "error"}}},
+        {"case": "munin4", "sides": {}},
+    ]
+    models = [
+        best("solved", "solved"),
+        best("solved", "solved", "differ"),
+        best("refused", "solved"),
+    ]
+    report = {"marginals": rows, "map": models, "runs": {"map": {"time_limit": 20.0}}}
+    (results / "exactness_peers.json").write_text(json.dumps(report))
+    text = readme.comparisons(results)
+    assert (
+        "| pyAgrum 9.8.7 (C++) | all marginals, first call, ms | asia | 1000 | 2000 | 2.0× |\n"
+        "|  | all marginals, with other evidence, ms | asia | 2.0 | 1.0 | **0.50×** |" in text
+    )
+    assert "of 3 models, 20 s each: 2 found and proven here, 3 by toulbar2" in text
+    assert "2 by both, 1 of these with equal scores." in text
+    (results / "exactness_peers.json").write_text(json.dumps({**report, "map": []}))
+    assert "toulbar2" not in readme.comparisons(results)
+
+
 def test_sentences_about_circuits(results):
     for name in ("reference_circuits", "density"):
         (results / f"{name}.json").unlink(missing_ok=True)

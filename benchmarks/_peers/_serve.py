@@ -7,6 +7,7 @@ machine meets both. Standard library and numpy only: every side's environment ha
 import json
 import os
 import resource
+import select
 import subprocess
 import sys
 import time
@@ -50,6 +51,11 @@ class Tasks:
         return {"peak_rss_mib": peak_rss_mib()}
 
 
+def limit_memory(gib: float) -> None:
+    """Let this process fail where it asks for more than so much address space."""
+    resource.setrlimit(resource.RLIMIT_AS, (int(gib * 2**30),) * 2)
+
+
 def serve(tasks: Tasks) -> None:
     """Answer orders until the input ends. Anything a library prints goes to the error stream."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -86,16 +92,20 @@ class Side:
                 bufsize=1,
             )
 
-    def do(self, order: str, **arguments: Any) -> dict[str, Any]:
+    def do(self, order: str, *, limit: float | None = None, **arguments: Any) -> dict[str, Any]:
         """Give an order and wait for the answer.
 
         Raises:
             RuntimeError: the order failed, or the process died.
+            TimeoutError: no answer within ``limit`` seconds; the process was ended.
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
             self.process.stdin.write(json.dumps({"do": order, **arguments}) + "\n")
+            if not select.select([self.process.stdout], [], [], limit)[0]:
+                self.process.kill()
+                raise TimeoutError(f"no answer to {order!r} within {limit:g} s")
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
 from .._types import FactorTables, VariableTables
-from .._variables import HasVariables, VariableLayout, put, stack
+from .._variables import HasVariables, VariableLayout, put_all, stack
 from ._message_rule import AbstractMessageRule, Structured
 from ._wiring import (
     GraphSignature,
@@ -129,7 +129,7 @@ class FactorGraph(HasVariables):
         wiring = Wiring(
             layout.members, flat, tuple(items), tuple(stored_axes), incoming, slots, reverse
         )
-        self.wiring = jax.tree.map(put, wiring)
+        self.wiring = put_all(wiring)
         self.signature = GraphSignature(
             tuple(classes.tolist()),
             tuple(counts),
@@ -245,9 +245,13 @@ class FactorGraph(HasVariables):
             raise ValueError(
                 f"Got {len(log_tables)} tables for {self.num_items} entries of `factors`."
             )
-        return tuple(
-            _pack_group(group, items, axes, log_tables, dtype)
-            for group, items, axes in zip(self.signature.groups, host.items, host.axes, strict=True)
+        return put_all(
+            tuple(
+                _pack_group(group, items, axes, log_tables, dtype)
+                for group, items, axes in zip(
+                    self.signature.groups, host.items, host.axes, strict=True
+                )
+            )
         )
 
     def unpack(self, tables: FactorTables) -> list[Any]:
@@ -299,7 +303,7 @@ class FactorGraph(HasVariables):
 
 def _pack_group(
     group: GroupSignature, items: np.ndarray, axes: np.ndarray, log_tables: Any, dtype: Any
-) -> Array:
+) -> Any:
     arity = len(group.shape)
     if items[0] == items[-1]:  # one entry of `factors`: a scope or a family
         item = int(items[0])
@@ -311,7 +315,9 @@ def _pack_group(
         allowed = {(group.count, *group.table_shape), given}
         if np.shape(table) not in allowed:
             raise ValueError(_shape_message(item, np.shape(table), sorted(allowed, key=len)))
-        table = jnp.asarray(table, dtype) if isinstance(table, jax.Array) else put(table, dtype)
+        # Numpy's are arranged by numpy: nothing is compiled for that.
+        xp: Any = jnp if isinstance(table, jax.Array) else np
+        table = xp.array(table, dtype)
         if table.ndim == len(given) and group.count == 1:
             return (table.transpose(axes[0]) if group.rule is None else table)[None]
         return table

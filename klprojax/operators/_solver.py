@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -12,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from .._adjoint import AbstractAdjoint
 from .._solution import RESULTS, Solution
 from .._types import FactorTables, VariableTables
-from .._variables import put
+from .._variables import put_all
 from ..graphs import DiscreteModel, FactorGraph
 
 
@@ -178,18 +179,16 @@ def known_solution(
         result = RESULTS.nonfinite
     if diverged:
         result = RESULTS.diverged
-    factors = factor_log_beliefs
-    return Solution(
-        log_beliefs=tuple(put(table, dtype) for table in log_beliefs),
-        log_partition=put(log_partition, dtype),
-        factor_log_beliefs=None if factors is None else tuple(put(t, dtype) for t in factors),
-        result=result,
-        residual=put(residual, dtype),
-        steps=put(np.int32(steps)),
-        converged=put(np.bool_(met)),
-        state=state,
-        exact=exact,
-    )
+    factors = None if factor_log_beliefs is None else tuple(factor_log_beliefs)
+    floats = {
+        "log_beliefs": tuple(log_beliefs),
+        "log_partition": log_partition,
+        "factor_log_beliefs": factors,
+        "residual": residual,
+    }
+    known = jax.tree.map(lambda number: np.asarray(number, dtype), floats)
+    known |= {"steps": np.int32(steps), "converged": np.bool_(met)}
+    return Solution(**put_all(known), result=result, state=state, exact=exact)
 
 
 def size_in_words(size: float) -> str:

@@ -69,10 +69,17 @@ def test_belief_propagation_compiles_once_per_shape(solver, monkeypatch):
 
 
 def test_elimination_of_concrete_numbers_compiles_nothing():
-    graph = graph_of(FIRST)
-    tables, evidence = potentials(graph, 0), graph.log_evidence({0: 1})
     with compilations() as eager:
-        kp.infer(graph, tables, kp.Elimination(), log_evidence=evidence, factor_beliefs=True)
+        # Shapes of no other test; a factor alone in its group, with its axes to be exchanged.
+        graph = kp.FactorGraph([17, 13, 13], [(0, 1), (1,), (2,), (2, 1)])
+        rng = np.random.default_rng(0)
+        tables = graph.pack([rng.normal(size=s) for s in ((17, 13), (13,), (13,), (13, 13))])
+        evidence = graph.log_evidence({0: 1})
+        solution = kp.infer(
+            graph, tables, kp.Elimination(), log_evidence=evidence, factor_beliefs=True
+        )
+        assert solution.marginals[0].shape == (2, 13)
+        assert solution.factor_beliefs[0].shape == (1, 13, 17)
     assert not eager
     # The counter works: traced numbers are compiled for.
     with compilations() as traced:

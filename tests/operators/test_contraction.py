@@ -91,6 +91,22 @@ def test_products_of_every_shape(kept, sizes, depth):
     assert got.high >= got.logs().max() - 1e-9
 
 
+@pytest.mark.parametrize("sizes", [(3, 50, 4), (41, 5, 6), (2, 3, 60), (30, 30, 30)])
+def test_matrix_products_start_no_threads_that_do_not_pay(sizes, monkeypatch):
+    rows, k, columns = sizes
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, rows, k)), rng.random((2, k, columns))
+    want = np.einsum("brk,bkc->brc", a, b)
+    seen, product = [], np.matmul
+    monkeypatch.setattr(_scaled_tables, "ONE_THREAD", 200)
+    monkeypatch.setattr(_scaled_tables, "THREADS_PAY", 20_000)
+    monkeypatch.setattr(np, "matmul", lambda x, y: (seen.append((x, y)), product(x, y))[1])
+    # sums of 50 products at most, each rounded once
+    np.testing.assert_allclose(_scaled_tables.matrix_product(a, b), want, rtol=1e-14)
+    largest = max(x[0].size * y.shape[2] for x, y in seen)
+    assert largest <= 200 if rows * k * columns <= 20_000 else len(seen) == 1
+
+
 def test_bounds_are_tightened_before_logarithms_are_taken():
     # A long product of tables whose bounds add up to far below the float range, but not its
     # entries: they stay in linear space.

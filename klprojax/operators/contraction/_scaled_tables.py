@@ -18,6 +18,9 @@ LEAST, PRODUCT_LEAST = -300.0, -690.0
 LOOSE = -150.0
 # Entries worked on together, so that they stay in the cache.
 BLOCK = 2**15
+# OpenBLAS starts no threads for fewer products than the first number; for fewer than the second
+# they save a few ms, and where another process has a core they wait for each other 0.1 s.
+ONE_THREAD, THREADS_PAY = 2**18, 2**24
 
 Scope = tuple[int, ...]
 
@@ -145,7 +148,7 @@ def multiply(step: PairStep, one: ScaledTable, two: ScaledTable) -> ScaledTable:
     if step.kernel == OUTER:
         out = a * b
     else:
-        out = _in_blocks(_sum_of_products, a, b) if step.kernel == SUM else np.matmul(a, b)
+        out = _in_blocks(_sum_of_products, a, b) if step.kernel == SUM else matrix_product(a, b)
     return _checked(out.reshape(step.shape), scale, low, high + step.terms)
 
 
@@ -181,6 +184,21 @@ def _in_blocks(kernel: Kernel, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         part = slice(start, start + width)
         out[..., part] = kernel(a[..., part], b[..., part])
     return out
+
+
+def matrix_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``[batch, rows, k]`` by ``[batch, k, columns]``, cut along the longest of these axes."""
+    rows, k, columns = sizes = (*a.shape[1:], b.shape[2])
+    longest, products = max(sizes), rows * k * columns
+    if not ONE_THREAD < products <= THREADS_PAY:
+        return np.matmul(a, b)
+    width = max(ONE_THREAD * longest // products, 1)
+    parts = [slice(start, start + width) for start in range(0, longest, width)]
+    if k == longest:
+        return np.asarray(sum(np.matmul(a[:, :, part], b[:, part]) for part in parts))
+    if rows == longest:
+        return np.concatenate([np.matmul(a[:, part], b) for part in parts], axis=1)
+    return np.concatenate([np.matmul(a, b[:, :, part]) for part in parts], axis=2)
 
 
 def _sum_of_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
