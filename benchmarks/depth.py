@@ -25,6 +25,7 @@ from benchmarks import _shared as shared
 from klprojax.cli._network import make_network
 from klprojax.training import (
     GradientStep,
+    Precisions,
     ProjectionDirection,
     ProjectionStep,
     Spectral,
@@ -37,7 +38,7 @@ from klprojax.training import (
 CASES = ("digits", "crossed", "mnist")
 DEPTHS, CROSSED, WIDTH = (2, 4, 8, 16, 32), (2, 8, 16, 32), 64
 SETTINGS = {"digits": {"epochs": 20, "batch_size": 64}, "mnist": {"epochs": 3, "batch_size": 128}}
-RATIO = 1 / 300  # of the default step
+RATIO = 1e-5  # of the default step
 DEFAULT, ADAM, SGD = "projection, spectral (default)", "gradient, Adam", "gradient, SGD"
 # The better tuned optimiser minus this, where it exceeds the second; the third: 16 plain layers.
 SLACK, TRAINED, DEEP = 0.005, 0.9, 0.97
@@ -80,7 +81,9 @@ def make_step(label: str) -> tuple[tuple[float, ...], Callable[[Any, int], Any]]
         )
     if direction == "gradient":
         return settings, lambda value, updates: GradientStep(optimiser(value, updates))
-    return settings, lambda value, updates: ProjectionDirection(optimiser(value, updates), RATIO)
+    return settings, lambda value, updates: ProjectionDirection(
+        optimiser(value, updates), RATIO, Precisions(relative=True)
+    )
 
 
 def run(label: str, name: str, data: Any, depth: int, skip: bool, seeds: int) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Training:
                 raise ValueError("--scheme and --iterations belong to --step projection.")
             return training.ProjectionDirection(optax.adam(rate))
         if self.scheme in (None, "cyclic") and self.iterations in (None, 1):
-            # One sweep a batch, over-relaxed and slowly less so: what trains best.
+            # One sweep per batch, its moves shorter and shorter: what trains best.
             return training.ProjectionStep.decaying(updates)
         return training.ProjectionStep(
             scheme=_make_scheme(self.scheme or "cyclic"),

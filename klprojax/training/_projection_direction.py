@@ -67,6 +67,7 @@ def projection_slopes(
         bias=_times(base.bias, stiff),
         output=_times(base.output, stiff),
         node=base.node,
+        relative=base.relative,
     )
     network = LiftedNetwork(graph, x, y, weights, loss, scaled, "slope")
     state = network.start(parameters)

@@ -49,7 +49,7 @@ class ProjectionStep(AbstractStep):
         converter=as_network_scheme, default=CyclicProjections()
     )
     iterations: int = eqx.field(static=True, default=1)
-    precisions: Precisions = Precisions.with_ratio(1 / 300)
+    precisions: Precisions = Precisions.with_ratio(1e-5, relative=True)
     consensus: str = eqx.field(static=True, default="slope")
     move: AbstractMove = Spectral()
     tolerance: float | None = eqx.field(static=True, default=None)

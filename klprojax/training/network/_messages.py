@@ -33,6 +33,9 @@ class Precisions(eqx.Module):
         output: the output factor's copies of the network's outputs; `1/λ` of its proximal step.
         node: precision of a node's own output in its local projection, relative to what the
             consensus says; with `"slope"` the absolute one.
+        relative: with `"slope"`, precisions are in units of each constraint's own sizes: the nats
+            of its message (root mean squares of slope and value of its output, multiplied) over the
+            mean square of what is copied. Layers of any scale are then damped alike.
     """
 
     weight: Any = 1.0
@@ -41,16 +44,18 @@ class Precisions(eqx.Module):
     bias: Any = 1.0
     output: Any = 1.0
     node: Any = 1.0
+    relative: bool = eqx.field(static=True, default=False)
 
     @classmethod
-    def with_ratio(cls, ratio: float) -> "Precisions":
+    def with_ratio(cls, ratio: float, *, relative: bool = False) -> "Precisions":
         """All copies of inputs at `1/ratio`, outputs at 1.
 
         Args:
             ratio: precision of the outputs over that of the inputs, positive.
+            relative: see the class.
         """
         stiff = 1 / ratio
-        return cls(weight=stiff, activation=stiff, unit=stiff, bias=stiff, output=stiff, node=1.0)
+        return cls(stiff, stiff, stiff, stiff, stiff, 1.0, relative)
 
 
 class State(NamedTuple):
@@ -186,14 +191,17 @@ class LiftedNetwork:
         total_slope = self.total_slope(state, node.output)
         inputs = tuple(self.base(state.bases, i) for i in node.inputs)
         precision = self.output_precision(node)
+        precisions = self.precision_of(node)
         target = base
         if total_slope is not None:
+            if self.precisions.relative and self.consensus == "slope":
+                precision, precisions = self._relative(
+                    node, inputs, total_slope, precision, precisions
+                )
             shift = precision if self.consensus == "slope" else self.totals[node.output]
             target = base + _mean(total_slope, shift)
         wanted = tuple((node.index, k) in state.slopes for k in range(len(node.inputs)))
-        projected = node.rule.project(
-            inputs, target, self.precision_of(node), precision, self.weights, wanted
-        )
+        projected = node.rule.project(inputs, target, precisions, precision, self.weights, wanted)
         slopes = dict(state.slopes)
         for position, slope in enumerate(projected.slopes):
             if slope is not None:
@@ -255,6 +263,32 @@ class LiftedNetwork:
                 return a, _pick(p.weight, order, len(self._linear_maps), "weight")
             return a, a
         return tuple(p.bias if self._is_bias(index) else p.unit for index in node.inputs)
+
+    def _relative(
+        self, node: Node, inputs: Any, total_slope: Array, precision: Any, precisions: Any
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """Precisions of a constraint's output and inputs, given in units of their sizes."""
+        squares = [
+            jnp.mean(jnp.square(x)) if self.graph.values[i].shared else self._mean_square(x)
+            for i, x in zip(node.inputs, inputs, strict=True)
+        ]
+        if not isinstance(node.rule, Bilinear):
+            # Summands have one unit.
+            squares = [sum(squares[1:], squares[0])] * len(squares)
+        value, slope = self._mean_square(node.rule.apply(*inputs)), self._mean_square(total_slope)
+        value, *squares = (jnp.where(s > 0, s, jnp.ones_like(s)) for s in (value, *squares))
+        nats = jnp.sqrt(value) * jnp.sqrt(jnp.where(slope > 0, slope, jnp.ones_like(slope)))
+        scaled = tuple(
+            jnp.asarray(p, nats.dtype) * nats / s for p, s in zip(precisions, squares, strict=True)
+        )
+        return precision * nats / value, scaled
+
+    def _mean_square(self, value: Array) -> Array:
+        """Over the samples that count; over one row, where it stands for all."""
+        if len(value) != len(self.weights):
+            return jnp.mean(jnp.square(value))
+        total = jnp.sum(jnp.square(self.without_padding(value)))
+        return total * len(value) / (value.size * jnp.sum(self.weights > 0))
 
     def _is_bias(self, index: int) -> bool:
         produced = self.graph.values[index].kind == "result"

@@ -13,7 +13,6 @@ from jaxtyping import Array, PyTree
 
 from ..._tracing import (
     BILINEAR,
-    ELEMENTWISE,
     EXTREMA,
     LAYOUT,
     RULES,
@@ -31,6 +30,7 @@ from ..._tracing import (
 from ._bilinear import Dense, Mapped
 from ._carriers import Carrier, Cut, Spread
 from ._constraints import EntrySums, Maximum, SumActivation
+from ._generic import Generic
 from ._graph import NetworkGraph, Node, Value
 
 # Elementwise maps that are linear, with coefficients of absolute value 1.
@@ -66,11 +66,14 @@ class _Function(NamedTuple):
 def trace_network(model: Callable[..., Any], x: PyTree) -> tuple[NetworkGraph, tuple[Array, ...]]:
     """Open a model up into values, local constraints and maps that carry messages.
 
-    Supported: matrix products and convolutions of activations with parameters, products and
-    quotients of two activations, sums, all elementwise functions that have a delta lift, maxima and
-    minima, and every rearrangement (reshape, slice, concatenation, stack, lookup in an embedding
-    table, choice by a mask). Whatever is computed from the data alone may use any operation. Loops
-    must be unrolled. A function with a rule of `custom_jvp` keeps it; one with a rule of
+    Projections of their own have matrix products and convolutions of activations with parameters,
+    products and quotients of two activations, sums, elementwise functions of one value, maxima and
+    minima; every rearrangement (reshape, slice, concatenation, stack, lookup in an embedding table,
+    choice by a mask) carries messages. Every other operation with derivatives forward and back is
+    one constraint, projected onto by Gauss-Newton steps: loops of fixed length (`scan`), pooling by
+    windows, sorting, products over an axis. Such a constraint keeps copies of the parameters it
+    reads for every sample. Whatever is computed from the data alone may use any operation. A
+    function with a rule of `custom_jvp` keeps it; one with a rule of
     `custom_vjp` is read as what it computes. Through `stop_gradient` values pass but no messages.
 
     Args:
@@ -81,7 +84,7 @@ def trace_network(model: Callable[..., Any], x: PyTree) -> tuple[NetworkGraph, t
         The graph, and the model's inexact arrays in the order of its leaves.
 
     Raises:
-        LiftError: an operation that has no local projection, or Python code that asks for the
+        LiftError: an operation without derivatives (`while_loop`), or Python code that asks for the
             value of a traced number; named with its place in the program.
     """
     arrays, static = eqx.partition(model, eqx.is_inexact_array)
@@ -225,7 +228,7 @@ class _Builder:
         elif len(outputs) > 1 and eqn.primitive.name in LAYOUT:
             made = [self._carry(k) if self.uses[key] else None for k, key in enumerate(outputs)]
         else:
-            made = [self._constraint()]
+            made = [self._constraint()] if len(outputs) == 1 else self._generic()
         self.env.update(zip(outputs, made, strict=True))
 
     def _constraint(self) -> Any:
@@ -250,24 +253,61 @@ class _Builder:
         pair = name in ("max", "min") and self._shape(keys[0]) == self._shape(keys[1])
         if name in EXTREMA or pair:
             indices = [self._batched(self._claim(key)) for key in keys]
-            axes = tuple(eqn.params.get("axes", (0,)))
+            axes = tuple(map(int, eqn.params.get("axes", (0,))))
             if pair:
                 indices = [self._carrier(lambda *x: jnp.stack(x), indices, (2, *shape))]
             rule = Maximum(axes, len(self.values[indices[0]].shape), 1 if "max" in name else -1)
             return self._node(rule, tuple(indices), shape, name)
         if len(outputs) == 1 and (name in LAYOUT or name in _SIGNED or name == "select_n"):
             return self._carry()
-        if name in ELEMENTWISE:
-            raise self._error(
-                "combines different values of the network, or of the network and the data. Local "
-                "projections know elementwise functions of one value, and of two: sum, difference, "
-                "product, quotient, maximum, minimum and the choice by a mask of the data"
-            )
-        raise self._error(
-            "has no local projection. Supported are products with parameters (linear layers, "
-            "convolutions), elementwise functions, sums, products, maxima and rearrangements; "
-            "loops must be unrolled"
-        )
+        return self._generic()[0]
+
+    def _generic(self) -> list[int | None]:
+        """The equation whole, each output that is read by a constraint of its own."""
+        eqn, keys, outputs, _ = self.operation
+        refs = [self.env[key] for key in keys]
+        if all(isinstance(r, _Constant) or (isinstance(r, int) and self._shared(r)) for r in refs):
+            raise self._error("makes a parameter from parameters; let the model store the result")
+        constants = {k: ref.array for k, ref in enumerate(refs) if isinstance(ref, _Constant)}
+        inputs = [k for k in range(len(keys)) if k not in constants]
+        indices = tuple(self._batched(self._claim(keys[k])) for k in inputs)
+        movable = tuple(self.values[index].movable for index in indices)
+        made: list[int | None] = []
+        for part, key in enumerate(outputs):
+            if not self.uses[key]:
+                made.append(None)
+                continue
+
+            def function(*arguments: Any, part: int = part) -> Any:
+                full = {**constants, **dict(zip(inputs, arguments, strict=True))}
+                return evaluate(eqn, [full[k] for k in range(len(keys))])[part]
+
+            rule = Generic(function, movable)
+            self._check_derivatives(rule, [self.program.avals[keys[k]] for k in inputs], key)
+            made.append(self._node(rule, indices, self._shape(key), eqn.primitive.name))
+        return made
+
+    def _check_derivatives(self, rule: Generic, avals: list[Any], key: int) -> None:
+        if not _is_real(self.program.avals[key]):
+            kind = self.program.avals[key].dtype
+            raise self._error(f"makes values of type {kind}; messages need real numbers")
+
+        def slopes(*inputs: Any) -> Any:
+            free = [a for a, moves in zip(inputs, rule.movable, strict=True) if moves]
+
+            def value(*free: Any) -> Any:
+                moving = iter(free)
+                pairs = zip(inputs, rule.movable, strict=True)
+                return rule.function(*(next(moving) if moves else a for a, moves in pairs))
+
+            output, pull = jax.vjp(value, *free)
+            return pull(output), jax.jvp(value, tuple(free), tuple(free))
+
+        like = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
+        try:
+            jax.eval_shape(slopes, *like)
+        except (NotImplementedError, ValueError, TypeError) as error:
+            raise self._error(f"is a function without derivatives ({error})") from error
 
     def _elementwise(self) -> _Function | None:
         """The equation as a function of one root, or None if it is not one."""
