@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from klprojax import Elimination, FactorGraph, Parity, Structured, infer
 from klprojax.operators import TooLargeError
-from klprojax.operators.contraction import _scaled_tables, _slices, contract, contract_in_slices
+from klprojax.operators.contraction import (
+    _scaled_tables,
+    _slices,
+    _tree,
+    contract,
+    contract_in_slices,
+)
 from klprojax.operators.contraction._plan import planned
 from klprojax.operators.contraction._scaled_tables import (
     ScaledTable,
@@ -213,6 +219,21 @@ def test_trees_are_the_same_for_the_same_seed_and_better_than_one_order():
     assert [tree.scopes[k] for k in tree.roots] == [()]
     # Treewidth 7: no table has more than 8 of the variables.
     assert tree.largest <= 6**8
+
+
+def test_no_tree_is_searched_for_longer_than_it_saves(monkeypatch):
+    calls, own = [], _tree._improved
+    monkeypatch.setattr(_tree, "_improved", lambda *given: calls.append(1) or own(*given))
+    # A long chain takes more products than what counts as easy, but every order takes them.
+    chain = tuple((v, v + 1) for v in range(5000))
+    tree = find_tree.__wrapped__((2, *[16] * 4999, 2), chain)
+    assert tree.products > _tree.EASY
+    assert not calls
+    index = np.arange(30).reshape(5, 6)
+    pairs = (index[:, :-1], index[:, 1:]), (index[:-1], index[1:])
+    grid = np.hstack([[one.ravel(), two.ravel()] for one, two in pairs]).T.tolist()
+    find_tree.__wrapped__((8,) * 30, tuple((a, b) for a, b in grid))
+    assert calls
 
 
 @settings(max_examples=30, deadline=None)
