@@ -1,10 +1,14 @@
-"""Rounding over length: float32 log-likelihoods of hidden Markov chains beside float64.
+"""Rounding: float32 log-likelihoods of long chains; random models over 10,000 nats.
 
 Each way of this package to get a chain's log-likelihood, in float32, against a scaled forward pass
 in float64 on the same float32 tables; beside them a forward pass in log space as one writes it,
 ``lax.scan`` of a log-sum-exp, in float32. Errors are in nats, over several observed sequences. The
 largest says how far off; the mean keeps its sign, so a mean of that size is a drift, not chance.
-Exit status 1 if a row failed; there is no target.
+
+Then exact inference on random rings and grids with potentials of up to 10,000 nats and `-inf`, in
+both precisions: eagerly, and on fewer of them compiled. No answer may be wrong and not flagged.
+
+Exit status 1 if a row failed or an answer is wrong.
 """
 
 import argparse
@@ -14,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import _rounding_models as random_models
 from benchmarks import _shared as shared
 
 LENGTHS = (100, 1000, 10_000, 100_000)
 STATES, SYMBOLS, SEQUENCES = 4, 6, 8
-PLAIN = "plain scan"
+PLAIN, RANDOM = "plain scan", "random models"
 # Beyond these building or running takes minutes: it grows faster than the length.
 LONGEST = {"explicit circuit": 10_000}
 
@@ -207,17 +212,24 @@ def markdown(report: dict[str, Any]) -> str:
         "length.\n\n"
         + shared.markdown_table(("steps", "log-likelihood", "half a step", *names), body)
         + ("\n" + "\n".join(failed) + "\n" if failed else "")
+        + (random_models.markdown(report["random_models"]) if report["random_models"] else "")
     )
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    out = shared.base_parser("rounding", __doc__, tuple(METHODS))
+    out = shared.base_parser("rounding", __doc__, (*METHODS, RANDOM))
     out.add_argument(
         "--length", action="append", type=int, default=[], help="steps of the chain; repeatable"
     )
     out.add_argument(
         "--time-limit", type=float, default=300.0, metavar="S", help="seconds per method and length"
+    )
+    out.add_argument(
+        "--models", type=int, default=1000, help="random models per kind and precision"
+    )
+    out.add_argument(
+        "--compiled-models", type=int, default=200, help="of these, how many compiled, each way"
     )
     return out
 
@@ -230,17 +242,42 @@ def main(argv: list[str] | None = None) -> int:
     cases = [
         (name, length)
         for name in options.only or METHODS
+        if name != RANDOM
         for length in options.length or LENGTHS
         if length <= LONGEST.get(name, length)
     ]
+    drawn = [
+        (kind, bits, route, count)
+        for bits in (32, 64)
+        for route in random_models.ROUTES
+        for kind in random_models.KINDS
+        if (count := options.models if route == "eager" else options.compiled_models)
+        if RANDOM in (options.only or [RANDOM])
+    ]
     rows: list[dict[str, Any]] = []
-    report = {"benchmark": "rounding", **shared.environment(32), "rows": rows}
-    worker = shared.Worker(measure, {"float_bits": 32})
-    for name, length in shared.tracked(cases, lambda case: f"{case[0]} {case[1]}"):
-        row = worker.run(options.time_limit, name, length)
-        rows.append({"method": name, "length": length, **row})
+    others: list[dict[str, Any]] = []
+    report = {
+        "benchmark": "rounding",
+        **shared.environment(32),
+        "rows": rows,
+        "random_models": others,
+    }
+    workers = {
+        job: shared.Worker(job, {"float_bits": 32}) for job in (measure, random_models.measure)
+    }
+    for job, *case in shared.tracked(
+        [(measure, *case) for case in cases] + [(random_models.measure, *case) for case in drawn],
+        lambda case: " ".join(map(str, case[1:])),
+    ):
+        row = workers[job].run(options.time_limit, *case)
+        names, to = (
+            (("method", "length"), rows) if job is measure else (("kind", "bits", "route"), others)
+        )
+        to.append({**dict(zip(names, case, strict=False)), **row})
         if options.json is not None:
             shared.write_json(options.json, report)
-    worker.stop()
+    for worker in workers.values():
+        worker.stop()
     shared.publish(options, markdown(report), report)
-    return int(any(row["status"] in ("error", "died") for row in rows))
+    failed = any(row["status"] in ("error", "died") for row in (*rows, *others))
+    return int(failed or any(row.get("wrong", 0) for row in others))

@@ -1,12 +1,17 @@
-"""The benchmark of rounding over length, on a short chain."""
+"""The benchmark of rounding, on a short chain and on a few random models."""
 
 import itertools
 import json
 
+import equinox as eqx
+import jax
 import numpy as np
 import pytest
 
+import klprojax
+from benchmarks import _rounding_models as random_models
 from benchmarks import rounding
+from tests.operators._enumeration import joint_log_table
 
 
 class Here:
@@ -51,7 +56,18 @@ def test_symbols_have_the_frequencies_of_the_chain():
 
 def test_every_method_on_a_short_chain(tmp_path, capsys):
     out, table = tmp_path / "rounding.json", tmp_path / "rounding.md"
-    run = ["--length", "6", "--json", str(out), "--markdown", str(table)]
+    run = [
+        "--models",
+        "2",
+        "--compiled-models",
+        "0",
+        "--length",
+        "6",
+        "--json",
+        str(out),
+        "--markdown",
+        str(table),
+    ]
     assert rounding.main(run) == 0
     report = json.loads(out.read_text())
     assert [row["method"] for row in report["rows"]] == list(rounding.METHODS)
@@ -61,6 +77,9 @@ def test_every_method_on_a_short_chain(tmp_path, capsys):
         assert abs(row["mean"]) <= row["largest"]
         assert 0 < row["half_step"] <= 2**-21
         assert row["log_likelihood"] == pytest.approx(rounding.reference(rounding.chain(6)).mean())
+    names = [(row["kind"], row["bits"], row["route"]) for row in report["random_models"]]
+    assert names == [(kind, bits, "eager") for bits in (32, 64) for kind in ("ring", "grid")]
+    assert all((row["models"], row["wrong"]) == (2, 0) for row in report["random_models"])
     text = table.read_text()
     assert "| steps | log-likelihood | half a step | plain scan | tensor circuit |" in text
     assert capsys.readouterr().out.startswith(text)
@@ -81,14 +100,50 @@ def test_errors_are_measured_and_failures_said(monkeypatch, capsys):
 def test_long_chains_only_where_they_end(monkeypatch):
     asked = []
 
-    def run(self, limit, name, length):
-        asked.append((name, length))
+    def run(self, limit, *case):
+        asked.append(case)
         return {"status": "time limit", "limit_s": limit}
 
     monkeypatch.setattr(Here, "run", run)
     assert rounding.main([]) == 0
-    assert {name for name, length in asked if length == 100_000} == (
+    assert {name for name, length, *_ in asked if length == 100_000} == (
         rounding.METHODS.keys() - rounding.LONGEST.keys()
     )
     with pytest.raises(SystemExit, match="--length is 1"):
         rounding.main(["--length", "1"])
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("ring", 42), ("grid", 18)])
+def test_the_referee_enumerates_all_states(kind, seed):
+    model = random_models.draw(kind, seed, 0, np.float64)
+    found = random_models.referee(model)
+    joint = joint_log_table(model.cards, model.scopes, model.tables, model.evidence)
+    assert joint.size < 1e5
+    atol = 1e-15 * random_models.magnitude(model)  # the sums in float64
+    np.testing.assert_allclose(
+        float(found.log_partition), np.logaddexp.reduce(joint, None), atol=atol
+    )
+    joint = joint - np.logaddexp.reduce(joint, None)
+    scopes = [*model.scopes, *((v,) for v in range(len(model.cards)))]
+    for scope, got in zip(scopes, [*found.factors, *found.variables], strict=True):
+        gone = tuple(v for v in range(joint.ndim) if v not in scope)
+        want = np.logaddexp.reduce(joint, gone)
+        want = want if list(scope) == sorted(scope) else want.T
+        np.testing.assert_allclose(got.astype(float), want, atol=2 * atol)
+
+
+@pytest.mark.parametrize("lie", ["log_partition", "log_beliefs", "factor_log_beliefs", "result"])
+def test_wrong_answers_are_counted(monkeypatch, lie):
+    own = klprojax.infer
+
+    def infer(*given, **options):
+        found = own(*given, **options)
+        if lie == "result":
+            return eqx.tree_at(lambda s: s.result, found, klprojax.RESULTS.successful)
+        off = jax.tree.map(lambda x: x + 1e-6, getattr(found, lie))
+        return eqx.tree_at(lambda s: getattr(s, lie), found, off)
+
+    monkeypatch.setattr(klprojax, "infer", infer)
+    row = random_models.measure("grid", 64, "eager", 10)
+    assert row["impossible"] == 1  # the last
+    assert row["wrong"] == (1 if lie == "result" else 9)

@@ -1,5 +1,7 @@
 """Contraction in numpy: every entry keeps its digits, whatever the range; trees; routes."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,14 @@ from hypothesis import strategies as st
 
 from klprojax import Elimination, FactorGraph, Parity, Structured, infer
 from klprojax.operators import TooLargeError
-from klprojax.operators.contraction import _scaled_tables, _slices, contract, contract_in_slices
+from klprojax.operators.contraction import (
+    _scaled_tables,
+    _slices,
+    _tree,
+    contract,
+    contract_in_slices,
+)
+from klprojax.operators.contraction._plan import planned
 from klprojax.operators.contraction._scaled_tables import (
     ScaledTable,
     from_logs,
@@ -107,6 +116,52 @@ def test_matrix_products_start_no_threads_that_do_not_pay(sizes, monkeypatch):
     assert largest <= 200 if rows * k * columns <= 20_000 else len(seen) == 1
 
 
+def peak(function, *given, **options):
+    """Result, and most bytes that were allocated at once."""
+    tracemalloc.start()
+    try:
+        return function(*given, **options), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_memory_stays_near_what_is_predicted(size, monkeypatch):
+    # Blocks and Python's own objects are small beside the tables, as they are for large models.
+    monkeypatch.setattr(_scaled_tables, "BLOCK", 2**10)
+    index, rng = np.arange(48).reshape(4, 12), np.random.default_rng(0)
+    pairs = (index[:, :-1], index[:, 1:]), (index[:-1], index[1:])
+    ends = np.hstack([[one.ravel(), two.ravel()] for one, two in pairs])
+    scopes = [(a, b) for a, b in ends.T.tolist()]
+    tables = [rng.uniform(-size, size, (6, 6)) for _ in scopes]
+    program = planned([6] * 48, scopes)
+    predicted = program.needed_bytes(2 * 36 * len(scopes))
+    _, used = peak(contract, [6] * 48, scopes, tables, program=program)
+    assert predicted / 2 < used < 1.5 * predicted
+
+
+@pytest.mark.parametrize("sizes", [(2**14, 2, 2), (2, 2, 2**14), (2**7, 2, 2**7), (2, 2**14, 2)])
+def test_products_of_logarithms_are_made_in_blocks(sizes, monkeypatch):
+    monkeypatch.setattr(_scaled_tables, "BLOCK", 2**10)
+    calls, exp, rng = [], np.exp, np.random.default_rng(0)
+    monkeypatch.setattr(np, "exp", lambda *given, **to: calls.append(1) or exp(*given, **to))
+    logs = [rng.uniform(-400, 0, (sizes[a], sizes[b])) for a, b in ((0, 1), (1, 2))]
+    for table in logs:
+        table.flat[:2] = 0, -400
+    step = plan_step((0, 1), (1, 2), {0, 2}, sizes)
+    one, two = map(from_logs, logs)
+    assert one.is_log
+    assert two.is_log
+    got, used = peak(multiply, step, one, two)
+    # The result, as much twice over while it is scaled, a mask of it, and some blocks.
+    assert used < 8 * (3.5 * got.array.size + 8 * 2**10)
+    assert len(calls) <= 2 * np.prod(sizes) / 2**10
+    terms = logs[0][:, :, None] + logs[1][None]
+    # Logarithms of size 800 at most.
+    want = np.logaddexp.reduce(terms, axis=1)
+    np.testing.assert_allclose(got.logs() + got.scale, want, atol=2e-12)
+
+
 def test_bounds_are_tightened_before_logarithms_are_taken():
     # A long product of tables whose bounds add up to far below the float range, but not its
     # entries: they stay in linear space.
@@ -164,6 +219,21 @@ def test_trees_are_the_same_for_the_same_seed_and_better_than_one_order():
     assert [tree.scopes[k] for k in tree.roots] == [()]
     # Treewidth 7: no table has more than 8 of the variables.
     assert tree.largest <= 6**8
+
+
+def test_no_tree_is_searched_for_longer_than_it_saves(monkeypatch):
+    calls, own = [], _tree._improved
+    monkeypatch.setattr(_tree, "_improved", lambda *given: calls.append(1) or own(*given))
+    # A long chain takes more products than what counts as easy, but every order takes them.
+    chain = tuple((v, v + 1) for v in range(5000))
+    tree = find_tree.__wrapped__((2, *[16] * 4999, 2), chain)
+    assert tree.products > _tree.EASY
+    assert not calls
+    index = np.arange(30).reshape(5, 6)
+    pairs = (index[:, :-1], index[:, 1:]), (index[:-1], index[1:])
+    grid = np.hstack([[one.ravel(), two.ravel()] for one, two in pairs]).T.tolist()
+    find_tree.__wrapped__((8,) * 30, tuple((a, b) for a, b in grid))
+    assert calls
 
 
 @settings(max_examples=30, deadline=None)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ._marginals import sweep_up
 from ._plan import Program, planned, with_all
-from ._scaled_tables import BLOCK, PairStep, Scope, gathered, terms
+from ._scaled_tables import BLOCK, PairStep, Scope, blocks, gathered, in_blocks, largest_sum, terms
 
 
 def best_states(
@@ -86,6 +86,8 @@ def _largest(terms: np.ndarray, best: int) -> np.ndarray:
 
 def _largest_products(step: PairStep, one: np.ndarray, two: np.ndarray, best: int) -> np.ndarray:
     """The largest terms of every cell of a product of ``[ranks, *states]``."""
+    if best == 1:
+        return gathered(step, in_blocks(largest_sum, *terms(step, one[0], two[0])))[None]
     arranged = [
         terms(step, one[i], two[j])
         for i in range(len(one))
@@ -93,20 +95,11 @@ def _largest_products(step: PairStep, one: np.ndarray, two: np.ndarray, best: in
         if (i + 1) * (j + 1) <= best  # as many other terms are no smaller than the rest
     ]
     k, rows, _, batch = arranged[0][0].shape
-    columns = arranged[0][1].shape[2]
     count = k * len(arranged)
-    out = np.empty((min(best, count), rows, columns, batch))
-    width = max(BLOCK // (rows * columns * (1 if best == 1 else count)), 1)
-    for start in range(0, batch, width):
-        part = slice(start, start + width)
-        sums = (x[..., part] + y[..., part] for a, b in arranged for x, y in zip(a, b, strict=True))
-        if best == 1:
-            top = next(sums)
-            for term in sums:
-                np.maximum(top, term, out=top)
-            out[0, ..., part] = top
-        else:
-            out[..., part] = _largest(np.stack(list(sums)), best)
+    out = np.empty((min(best, count), rows, arranged[0][1].shape[2], batch))
+    for i, j, at in blocks(out.shape[1:], BLOCK // count):
+        sums = [a[:, i, :, at] + b[:, :, j, at] for a, b in arranged]
+        out[:, i, j, at] = _largest(np.concatenate(sums), best)
     return np.stack([gathered(step, table) for table in out])
 
 

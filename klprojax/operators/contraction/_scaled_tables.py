@@ -6,7 +6,9 @@ improbable it is, and `-inf` stays excluded.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -142,13 +144,13 @@ def multiply(step: PairStep, one: ScaledTable, two: ScaledTable) -> ScaledTable:
         if step.kernel == OUTER:
             out = (a + b).reshape(step.shape)
         else:
-            out = gathered(step, _in_blocks(_sum_of_logs, *_term_by_term(step, a, b)))
+            out = gathered(step, in_blocks(_sum_of_logs, *_term_by_term(step, a, b)))
         return from_logs(out, scale)
     a, b = _arranged(step, one.array, two.array)
     if step.kernel == OUTER:
         out = a * b
     else:
-        out = _in_blocks(_sum_of_products, a, b) if step.kernel == SUM else matrix_product(a, b)
+        out = in_blocks(_sum_of_products, a, b) if step.kernel == SUM else matrix_product(a, b)
     return _checked(out.reshape(step.shape), scale, low, high + step.terms)
 
 
@@ -175,15 +177,21 @@ def gathered(step: PairStep, out: np.ndarray) -> np.ndarray:
     return (out if step.kernel == SUM else np.moveaxis(out, 2, 0)).reshape(step.shape)
 
 
-def _in_blocks(kernel: Kernel, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def in_blocks(kernel: Kernel, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """A kernel on arrays ``[k, rows, 1, batch]`` and ``[k, 1, columns, batch]``, block by block."""
-    rows, columns, batch = a.shape[1], b.shape[2], a.shape[3]
-    out = np.empty((rows, columns, batch))
-    width = max(BLOCK // (rows * columns), 1)
-    for start in range(0, batch, width):
-        part = slice(start, start + width)
-        out[..., part] = kernel(a[..., part], b[..., part])
+    out = np.empty((a.shape[1], b.shape[2], a.shape[3]))
+    for i, j, k in blocks(out.shape, BLOCK):
+        out[i, j, k] = kernel(a[:, i, :, k], b[:, :, j, k])
     return out
+
+
+def blocks(shape: tuple[int, ...], most: int) -> Iterator[tuple[slice, ...]]:
+    """Parts of an array of at most so many entries, or of one; their last axes are longest."""
+    sizes: list[int] = []
+    for size in reversed(shape):
+        sizes.insert(0, max(min(size, most // math.prod(sizes)), 1))
+    for at in product(*(range(0, n, size) for n, size in zip(shape, sizes, strict=True))):
+        yield tuple(slice(n, n + size) for n, size in zip(at, sizes, strict=True))
 
 
 def matrix_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -211,15 +219,26 @@ def _sum_of_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _sum_of_logs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The same of logarithms: ``log sum_k exp(a[k] + b[k])``."""
-    top = a[0] + b[0]
-    for one, two in zip(a[1:], b[1:], strict=True):
-        np.maximum(top, one + two, out=top)
+    top = largest_sum(a, b)
     shift = np.where(top == -np.inf, 0.0, top)
     total = np.zeros_like(top)
-    for one, two in zip(a, b, strict=True):
-        total += np.exp(one + two - shift)
+    for part in _terms_together(a, b):
+        weights = a[part] + b[part]
+        weights -= shift
+        total += np.exp(weights, out=weights).sum(axis=0)
     with np.errstate(divide="ignore"):
         return np.log(total) + shift
+
+
+def largest_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``max_k a[k] + b[k]``."""
+    return reduce(np.maximum, ((a[k] + b[k]).max(axis=0) for k in _terms_together(a, b)))
+
+
+def _terms_together(a: np.ndarray, b: np.ndarray) -> list[slice]:
+    """Parts of the first axis, so many terms that they fill a block."""
+    width = max(BLOCK // (a[0].size * b.shape[2]), 1)
+    return [slice(start, start + width) for start in range(0, len(a), width)]
 
 
 def sum_out(table: ScaledTable, axes: tuple[int, ...]) -> ScaledTable:

@@ -19,6 +19,9 @@ from ._stored_trees import digest, keep_pairs, stored_pairs
 EASY = 2.0**20
 # Beyond this many products greedy pairings with noise are tried too.
 HARD = 2.0**24
+# Improving takes about the time of so many products per table. It may take that of the first number
+# in all (5 s), beyond it that of so many contractions.
+IMPROVING, PATIENCE, WORTH = 2.0**18, 2.0**30, 48.0
 # Where every order meets a table of more entries, no search would make it feasible.
 HOPELESS = 50.0
 # Entries of the largest table that a search does not bring down to what a machine holds.
@@ -95,6 +98,8 @@ def find_tree(
         raise min(failures, key=lambda wide: wide.log2_entries)
     best = min(candidates, key=_cost)
     if kept or best.products < EASY or best.largest > BEYOND:
+        return best
+    if IMPROVING * len(scopes) > max(PATIENCE, WORTH * best.products):
         return best
     return _improved(cardinalities, scopes, best, seed)
 
