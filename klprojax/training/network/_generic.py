@@ -45,62 +45,83 @@ class Generic(AbstractLocalConstraint):
         found, output = jax.vmap(lambda z, r, *a: self._nearest(a, z, omegas, r))(
             target, rho, *rows
         )
-        slopes: list[Array | None] = [None] * len(inputs)
-        for k, slope in zip((k for k, free in enumerate(self.movable) if free), found, strict=True):
-            slopes[k] = slope if wanted[k] else None
+        moved = iter(found)
+        # Data stay where they are.
+        slopes = [
+            next(moved) if free else jnp.zeros(row.shape, target.dtype)
+            for free, row in zip(self.movable, rows, strict=True)
+        ]
+        slopes = [slope if want else None for slope, want in zip(slopes, wanted, strict=True)]
         return Projected(tuple(slopes), output, jnp.zeros((), target.dtype))
 
     def _nearest(self, inputs: Any, target: Array, omegas: Any, rho: Array) -> tuple[Any, Array]:
         """Slopes of the inputs that move, and the output, of one sample."""
         free = [k for k, moves in enumerate(self.movable) if moves]
-        # In units in which every copy has precision 1.
-        roots = [jnp.sqrt(omegas[k]) for k in free]
-        start, unravel = ravel_pytree(
-            [root * inputs[k] for k, root in zip(free, roots, strict=True)]
-        )
-
-        def point(x: Array) -> list[Array]:
-            return [part / root for part, root in zip(unravel(x), roots, strict=True)]
-
-        def value(copies: list[Array]) -> Array:
-            full = list(inputs)
-            for k, copy in zip(free, copies, strict=True):
-                full[k] = copy
-            return self.function(*full)
-
-        def at(x: Array) -> Array:
-            return value(point(x))
-
-        def objective(x: Array) -> Array:
-            off = target - at(x)
-            return (jnp.sum(jnp.square(x - start)) + jnp.sum(rho * jnp.square(off))) / 2
-
-        def gradient(x: Array) -> Array:
-            output, pull = jax.vjp(at, x)
-            return x - start - pull(rho * (target - output))[0]
-
-        def step(x: Array, g: Array) -> Array:
-            _, push = jax.linearize(at, x)
-            pull = jax.linear_transpose(push, x)
-            tolerance = 16 * float(jnp.finfo(x.dtype).eps)
-            return cg(lambda v: v + pull(rho * push(v))[0], -g, tol=tolerance, maxiter=x.size)[0]
-
-        moved = lax.custom_root(
-            gradient,
-            start,
-            lambda _, x: descend(objective, gradient, step, x, _MAX_STEPS),
-            lambda hessian, y: cg(hessian, y, maxiter=y.size)[0],
-        )
-        output, pull = jax.vjp(value, point(moved))
+        problem = _NearestPoint(self.function, free, inputs, target, omegas, rho)
+        known = lax.stop_gradient((inputs, target, omegas, rho))
+        fixed = _NearestPoint(self.function, free, *known)
+        x = descend(fixed.objective, fixed.gradient, fixed.step, fixed.start, _MAX_STEPS)
+        # The implicit function theorem: one Newton step, of which only the derivative counts.
+        newton = cg(lambda v: jax.jvp(fixed.gradient, (x,), (v,))[1], problem.gradient(x))[0]
+        copies = problem.point(x - (newton - lax.stop_gradient(newton)))
+        output, pull = jax.vjp(problem.value, copies)
         steep = pull(rho * (target - output))[0]
         # Both are the slope at a stationary point. A precision multiplies the rounding of its
         # difference, so the smaller one is right.
         soft = jnp.max(rho, initial=0)
-        copies = zip(free, point(moved), steep, strict=True)
         slopes = [
-            jnp.where(soft < omegas[k], s, omegas[k] * (copy - inputs[k])) for k, copy, s in copies
+            jnp.where(soft < omegas[k], slope, omegas[k] * (copy - inputs[k]))
+            for k, copy, slope in zip(free, copies, steep, strict=True)
         ]
         return slopes, output
+
+
+class _NearestPoint:
+    """`|x - start|²/2 + Σ ρ/2 |z - ψ|²` in units in which every copy has precision 1."""
+
+    def __init__(
+        self, function: Any, free: list[int], inputs: Any, target: Array, omegas: Any, rho: Array
+    ):
+        self.function, self.free, self.inputs = function, free, inputs
+        self.target, self.rho = target, rho
+        self.roots = [jnp.sqrt(omegas[k]) for k in free]
+        scaled = [root * inputs[k] for k, root in zip(free, self.roots, strict=True)]
+        self.start, self.unravel = ravel_pytree(scaled)
+
+    def point(self, x: Array) -> list[Array]:
+        """The copies."""
+        return [part / root for part, root in zip(self.unravel(x), self.roots, strict=True)]
+
+    def value(self, copies: list[Array]) -> Array:
+        """ψ of the copies and the data."""
+        full = list(self.inputs)
+        for k, copy in zip(self.free, copies, strict=True):
+            full[k] = copy
+        return self.function(*full)
+
+    def _at(self, x: Array) -> Array:
+        return self.value(self.point(x))
+
+    def objective(self, x: Array) -> Array:
+        """What is least at the nearest point."""
+        off = self.rho * jnp.square(self.target - self._at(x))
+        return (jnp.sum(jnp.square(x - self.start)) + jnp.sum(off)) / 2
+
+    def gradient(self, x: Array) -> Array:
+        """Its derivative."""
+        output, pull = jax.vjp(self._at, x)
+        return x - self.start - pull(self.rho * (self.target - output))[0]
+
+    def step(self, x: Array, gradient: Array) -> Array:
+        """The Gauss-Newton step."""
+        _, push = jax.linearize(self._at, x)
+        pull = jax.linear_transpose(push, x)
+
+        def normal(v: Array) -> Array:
+            return v + pull(self.rho * push(v))[0]
+
+        tolerance = 16 * float(jnp.finfo(x.dtype).eps)
+        return cg(normal, -gradient, tol=tolerance, maxiter=x.size)[0]
 
 
 def _same_rows(arrays: tuple[Array, ...]) -> list[Array]:

@@ -287,8 +287,9 @@ class LiftedNetwork:
         """Over the samples that count; over one row, where it stands for all."""
         if len(value) != len(self.weights):
             return jnp.mean(jnp.square(value))
-        total = jnp.sum(jnp.square(self.without_padding(value)))
-        return total * len(value) / (value.size * jnp.sum(self.weights > 0))
+        rows = jnp.sum((self.weights > 0).astype(value.dtype))
+        squares = jnp.square(self.without_padding(value))
+        return jnp.sum(squares) / (rows * (value.size // len(value)))
 
     def _is_bias(self, index: int) -> bool:
         produced = self.graph.values[index].kind == "result"

@@ -146,3 +146,26 @@ def test_precisions_pass_through_signs_and_masks_squared():
     np.testing.assert_allclose(
         after.bases[last.output], (omega * sums + target) / (omega + 1), rtol=1e-13
     )
+
+
+def test_relative_precisions_do_not_see_the_scale_of_a_layer():
+    # A network whose layers are 1e3 and 1e-3 times as large computes the same.
+    model, x = build("mlp")
+    scaled = eqx.tree_at(
+        lambda m: (m.layers[0].weight, m.layers[0].bias, m.layers[1].weight),
+        model,
+        (1e3 * model.layers[0].weight, 1e3 * model.layers[0].bias, 1e-3 * model.layers[1].weight),
+    )
+    step = ProjectionStep(precisions=Precisions.with_ratio(1e-2, relative=True))
+    ones = jnp.ones(len(x))
+
+    def slopes(model, step):
+        said = step.direction(model, x, labels(), ones, CrossEntropy())[0].slopes
+        return jax.tree.leaves(said.layers)
+
+    plain, other = (quick_jit(lambda m=m: slopes(m, step))() for m in (model, scaled))
+    for slope, same, factor in zip(plain, other, (1e-3, 1e-3, 1e3, 1.0), strict=True):
+        np.testing.assert_allclose(same, factor * slope, rtol=1e-9)
+    absolute = ProjectionStep(precisions=Precisions.with_ratio(1e-2))
+    plain, other = (quick_jit(lambda m=m: slopes(m, absolute))() for m in (model, scaled))
+    assert np.abs(np.asarray(other[0]) * 1e3 - plain[0]).max() > 1e-4
