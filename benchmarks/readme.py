@@ -198,8 +198,8 @@ def _sure(found: Any, path: Sequence[str]) -> float:
     return value
 
 
-def adam(speed: Report, accuracy: Report) -> Peer:
-    """Plain backpropagation with Adam, both benchmarks of training."""
+def adam(speed: Report, accuracy: Report, depths: Report) -> Peer:
+    """Plain backpropagation with Adam, the benchmarks of training."""
     rows = _row(
         "an update",
         "ms",
@@ -221,15 +221,15 @@ def adam(speed: Report, accuracy: Report) -> Peer:
         difference=True,
     )
     for skip, name in ((False, "plain"), (True, "with skips")):
-        found = [r for r in accuracy["depth"] if r["skip"] == skip]
+        found = [r for r in depths["digits"] if r["skip"] == skip]
         rows += _row(
-            f"test accuracy on digits by depth, {name}",
+            f"test accuracy on digits by depth, {name}, Adam tuned for each",
             "",
             [
                 (
                     str(depth),
-                    _at(_select(found, depth=depth, step="projection"), "accuracy"),
-                    _at(_select(found, depth=depth, step="adam"), "accuracy"),
+                    _at(_select(found, depth=depth, row="projection, spectral (default)"), "accuracy"),
+                    _at(_select(found, depth=depth, row="gradient, Adam"), "accuracy"),
                 )
                 for depth in dict.fromkeys(r["depth"] for r in found)
             ],
@@ -297,7 +297,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[..., Peer]], ...] = (
     (("circuits",), cirkit),
     (("exactness_peers",), pyagrum),
     (("training",), pjax),
-    (("training", "training_accuracy"), adam),
+    (("training", "training_accuracy", "depth"), adam),
 )
 
 
