@@ -220,6 +220,7 @@ def adam(speed: Report, accuracy: Report, depths: Report) -> Peer:
         more_is_better=True,
         difference=True,
     )
+    ours, theirs = "projection, spectral (default)", "gradient, Adam"
     for skip, name in ((False, "plain"), (True, "with skips")):
         found = [r for r in depths["digits"] if r["skip"] == skip]
         rows += _row(
@@ -228,8 +229,8 @@ def adam(speed: Report, accuracy: Report, depths: Report) -> Peer:
             [
                 (
                     str(depth),
-                    _at(_select(found, depth=depth, row="projection, spectral (default)"), "accuracy"),
-                    _at(_select(found, depth=depth, row="gradient, Adam"), "accuracy"),
+                    _at(_select(found, depth=depth, row=ours), "accuracy"),
+                    _at(_select(found, depth=depth, row=theirs), "accuracy"),
                 )
                 for depth in dict.fromkeys(r["depth"] for r in found)
             ],
