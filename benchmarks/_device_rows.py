@@ -22,7 +22,14 @@ from benchmarks.training import problem_arrays
 from klprojax.circuits.learning import em_step
 from klprojax.circuits.tensor import hclt
 from klprojax.codes import BinarySymmetricChannel, ParityCheckCode, decode
-from klprojax.training import AbstractStep, CrossEntropy, GradientStep, ProjectionStep
+from klprojax.training import (
+    AbstractStep,
+    CrossEntropy,
+    GradientStep,
+    Precisions,
+    ProjectionStep,
+    Relaxed,
+)
 
 Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -338,5 +345,8 @@ TASKS: dict[str, Callable[[str, str], Task]] = {
     ),
     "LDPC decoding": lambda size, _: decoding(size),
     "Adam update": lambda size, _: update(size, GradientStep(optax.adam(1e-3))),
-    "projection update": lambda size, _: update(size, ProjectionStep()),
+    "projection update": lambda size, _: update(
+        size,
+        ProjectionStep(precisions=Precisions.with_ratio(1 / 300), move=Relaxed(60.0, 0.9)),
+    ),
 }
