@@ -25,9 +25,7 @@ def run_updates(model, state, step, loss, data, order, count, where, good):
             x, y = data
             weights = jnp.ones(jax.tree.leaves(x)[0].shape[0], dtype)
         else:
-            index = jnp.maximum(rows, 0)
-            x, y = jax.tree.map(lambda leaf: leaf[index], data)
-            weights = (rows >= 0).astype(dtype)
+            x, y, weights = rows_of(data, rows, dtype)
         x, y, weights = where.constrain((x, y, weights), 0)
         model, state, info = step.update(model, state, x, y, weights, loss)
         arrays, after = eqx.partition((model, state), eqx.is_array)
@@ -55,6 +53,13 @@ def run_updates(model, state, step, loss, data, order, count, where, good):
     done, arrays, losses, stats = jax.lax.while_loop(going, body, start)
     model, state = eqx.combine(arrays, static)
     return model, state, losses, stats, done
+
+
+def rows_of(data: Any, rows: Array, dtype: Any) -> tuple[PyTree, PyTree, Array]:
+    """The batch of some rows of (x, y) and its weights: 1, and 0 where the row is -1."""
+    index = jnp.maximum(rows, 0)
+    x, y = jax.tree.map(lambda leaf: leaf[index], data)
+    return x, y, (rows >= 0).astype(dtype)
 
 
 def float_dtype(model: PyTree) -> np.dtype:

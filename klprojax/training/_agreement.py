@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..fitting._step import weighted_mean, without_padding
+from ..fitting._updates import float_dtype
 from ._evaluate import find_loss
+from ._gradient_step import as_function_of_parameters
 from ._projection_direction import ProjectionDirection
 from ._projection_step import ProjectionStep
 
@@ -62,15 +62,10 @@ def gradient_agreement(
         True
     """
     loss = find_loss(loss)
-    params, rest = eqx.partition(model, eqx.is_inexact_array)
     if weights is None:
-        weights = jnp.ones(len(jax.tree.leaves(x)[0]), jax.tree.leaves(params)[0].dtype)
+        weights = jnp.ones(len(jax.tree.leaves(x)[0]), float_dtype(model))
+    params, mean_loss = as_function_of_parameters(model, x, y, weights, loss)
     direction, _ = step.direction(model, x, y, weights, loss)
-    y = without_padding(y, weights)
-
-    def mean_loss(params: PyTree) -> Array:
-        return weighted_mean(loss(jax.vmap(eqx.combine(params, rest))(x), y), weights)
-
     pairs = list(
         zip(
             jax.tree.leaves(direction.slopes),

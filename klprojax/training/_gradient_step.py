@@ -67,18 +67,26 @@ class GradientStep(AbstractStep):
         loss: Callable[[Any, Any], Array],
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """Take a model and its state to the next ones; see `AbstractStep.update`."""
-        params, rest = eqx.partition(model, eqx.is_inexact_array)
-        y = without_padding(y, weights)
-
-        def mean_loss(params: PyTree) -> Array:
-            outputs = jax.vmap(eqx.combine(params, rest))(x)
-            return weighted_mean(loss(outputs, y), weights)
-
+        params, mean_loss = as_function_of_parameters(model, x, y, weights, loss)
         value, gradient = jax.value_and_grad(mean_loss)(params)
         more = {"value": value, "grad": gradient, "value_fn": mean_loss}
         updates, state = apply_optimiser(self.optimiser, gradient, state, params, **more)
         stats = {"gradient_norm": layer_norms(gradient), "displacement_norm": layer_norms(updates)}
         return eqx.apply_updates(model, updates), state, StepInfo(value, stats)
+
+
+def as_function_of_parameters(
+    model: PyTree, x: PyTree, y: Any, weights: Float[Array, " batch"], loss: Any
+) -> tuple[PyTree, Callable[[PyTree], Array]]:
+    """The inexact arrays of a model, and the mean loss of a batch as a function of them."""
+    params, rest = eqx.partition(model, eqx.is_inexact_array)
+    y = without_padding(y, weights)
+
+    def mean_loss(params: PyTree) -> Array:
+        outputs = jax.vmap(eqx.combine(params, rest))(x)
+        return weighted_mean(loss(outputs, y), weights)
+
+    return params, mean_loss
 
 
 def layer_norms(tree: PyTree) -> Float[Array, " layers"]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..fitting._batches import Batches
 from ..fitting._step import AbstractStep
-from ..fitting._updates import float_dtype
+from ..fitting._updates import float_dtype, rows_of
 from ._evaluate import find_loss
 
 
@@ -72,16 +72,13 @@ def scan_fit(
         (2,)
     """
     loss = find_loss(loss)
-    x, y = train
     arrays, static = eqx.partition((model, step.init(model)), eqx.is_array)
     dtype = float_dtype(model)
 
     def one(arrays: PyTree, rows: Array) -> tuple[PyTree, Array]:
         model, state = eqx.combine(arrays, static)
-        index = jnp.maximum(rows, 0)
-        xs, ys = jax.tree.map(lambda leaf: leaf[index], (x, y))
-        weights = (rows >= 0).astype(dtype)
-        model, state, info = step.update(model, state, xs, ys, weights, loss)
+        x, y, weights = rows_of(train, rows, dtype)
+        model, state, info = step.update(model, state, x, y, weights, loss)
         return eqx.filter((model, state), eqx.is_array), info.loss
 
     arrays, losses = jax.lax.scan(one, arrays, jnp.asarray(order))

@@ -1,6 +1,7 @@
 """Any differentiable operation as one constraint: the damped Gauss-Newton projection."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any
 
 import jax
@@ -37,6 +38,12 @@ class Generic(AbstractLocalConstraint):
         """ψ, sample by sample."""
         return jax.vmap(self.function)(*_same_rows(inputs))
 
+    def of_copies(self, inputs: Sequence[Any], copies: Sequence[Any]) -> Array:
+        """ψ of one sample: the copies in place of the inputs that move."""
+        moved = iter(copies)
+        pairs = zip(inputs, self.movable, strict=True)
+        return self.function(*(next(moved) if moves else x for x, moves in pairs))
+
     def project(self, inputs, target, precisions, output_precision, weights, wanted) -> Projected:
         """Project the copies of every sample; see the class."""
         rho = jnp.broadcast_to(jnp.asarray(output_precision, target.dtype), target.shape)
@@ -56,10 +63,8 @@ class Generic(AbstractLocalConstraint):
 
     def _nearest(self, inputs: Any, target: Array, omegas: Any, rho: Array) -> tuple[Any, Array]:
         """Slopes of the inputs that move, and the output, of one sample."""
-        free = [k for k, moves in enumerate(self.movable) if moves]
-        problem = _NearestPoint(self.function, free, inputs, target, omegas, rho)
-        known = lax.stop_gradient((inputs, target, omegas, rho))
-        fixed = _NearestPoint(self.function, free, *known)
+        problem = _NearestPoint(self, inputs, target, omegas, rho)
+        fixed = _NearestPoint(self, *lax.stop_gradient((inputs, target, omegas, rho)))
         x = descend(fixed.objective, fixed.gradient, fixed.step, fixed.start, _MAX_STEPS)
         # The implicit function theorem: one Newton step, of which only the derivative counts.
         newton = cg(lambda v: jax.jvp(fixed.gradient, (x,), (v,))[1], problem.gradient(x))[0]
@@ -69,9 +74,10 @@ class Generic(AbstractLocalConstraint):
         # Both are the slope at a stationary point. A precision multiplies the rounding of its
         # difference, so the smaller one is right.
         soft = jnp.max(rho, initial=0)
+        known = zip(problem.bases, problem.omegas, copies, steep, strict=True)
         slopes = [
-            jnp.where(soft < omegas[k], slope, omegas[k] * (copy - inputs[k]))
-            for k, copy, slope in zip(free, copies, steep, strict=True)
+            jnp.where(soft < omega, slope, omega * (copy - base))
+            for base, omega, copy, slope in known
         ]
         return slopes, output
 
@@ -79,13 +85,12 @@ class Generic(AbstractLocalConstraint):
 class _NearestPoint:
     """`|x - start|²/2 + Σ ρ/2 |z - ψ|²` in units in which every copy has precision 1."""
 
-    def __init__(
-        self, function: Any, free: list[int], inputs: Any, target: Array, omegas: Any, rho: Array
-    ):
-        self.function, self.free, self.inputs = function, free, inputs
-        self.target, self.rho = target, rho
-        self.roots = [jnp.sqrt(omegas[k]) for k in free]
-        scaled = [root * inputs[k] for k, root in zip(free, self.roots, strict=True)]
+    def __init__(self, rule: Generic, inputs: Any, target: Array, omegas: Any, rho: Array):
+        self.rule, self.inputs, self.target, self.rho = rule, inputs, target, rho
+        self.bases = list(compress(inputs, rule.movable))
+        self.omegas = list(compress(omegas, rule.movable))
+        self.roots = list(map(jnp.sqrt, self.omegas))
+        scaled = [root * base for root, base in zip(self.roots, self.bases, strict=True)]
         self.start, self.unravel = ravel_pytree(scaled)
 
     def point(self, x: Array) -> list[Array]:
@@ -94,10 +99,7 @@ class _NearestPoint:
 
     def value(self, copies: list[Array]) -> Array:
         """ψ of the copies and the data."""
-        full = list(self.inputs)
-        for k, copy in zip(self.free, copies, strict=True):
-            full[k] = copy
-        return self.function(*full)
+        return self.rule.of_copies(self.inputs, copies)
 
     def _at(self, x: Array) -> Array:
         return self.value(self.point(x))

@@ -196,7 +196,7 @@ class LiftedNetwork:
         if total_slope is not None:
             if self.precisions.relative and self.consensus == "slope":
                 precision, precisions = self._relative(
-                    node, inputs, total_slope, precision, precisions
+                    node, inputs, base, total_slope, precision, precisions
                 )
             shift = precision if self.consensus == "slope" else self.totals[node.output]
             target = base + _mean(total_slope, shift)
@@ -265,7 +265,7 @@ class LiftedNetwork:
         return tuple(p.bias if self._is_bias(index) else p.unit for index in node.inputs)
 
     def _relative(
-        self, node: Node, inputs: Any, total_slope: Array, precision: Any, precisions: Any
+        self, node: Node, inputs: Any, output: Array, slope: Array, precision: Any, precisions: Any
     ) -> tuple[Any, tuple[Any, ...]]:
         """Precisions of a constraint's output and inputs, given in units of their sizes."""
         squares = [
@@ -275,9 +275,10 @@ class LiftedNetwork:
         if not isinstance(node.rule, Bilinear):
             # Summands have one unit.
             squares = [sum(squares[1:], squares[0])] * len(squares)
-        value, slope = self._mean_square(node.rule.apply(*inputs)), self._mean_square(total_slope)
-        value, *squares = (jnp.where(s > 0, s, jnp.ones_like(s)) for s in (value, *squares))
-        nats = jnp.sqrt(value) * jnp.sqrt(jnp.where(slope > 0, slope, jnp.ones_like(slope)))
+        squares += [self._mean_square(output), self._mean_square(slope)]
+        # What is 0 everywhere has no unit.
+        *squares, value, message = (jnp.where(s > 0, s, jnp.ones_like(s)) for s in squares)
+        nats = jnp.sqrt(value) * jnp.sqrt(message)
         scaled = tuple(
             jnp.asarray(p, nats.dtype) * nats / s for p, s in zip(precisions, squares, strict=True)
         )

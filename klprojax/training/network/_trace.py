@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import compress
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -293,15 +294,13 @@ class _Builder:
             raise self._error(f"makes values of type {kind}; messages need real numbers")
 
         def slopes(*inputs: Any) -> Any:
-            free = [a for a, moves in zip(inputs, rule.movable, strict=True) if moves]
+            free = list(compress(inputs, rule.movable))
 
-            def value(*free: Any) -> Any:
-                moving = iter(free)
-                pairs = zip(inputs, rule.movable, strict=True)
-                return rule.function(*(next(moving) if moves else a for a, moves in pairs))
+            def value(copies: Any) -> Any:
+                return rule.of_copies(inputs, copies)
 
-            output, pull = jax.vjp(value, *free)
-            return pull(output), jax.jvp(value, tuple(free), tuple(free))
+            output, pull = jax.vjp(value, free)
+            return pull(output), jax.jvp(value, (free,), (free,))
 
         like = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
         try:
