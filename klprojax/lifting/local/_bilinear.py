@@ -123,27 +123,25 @@ def bilinear_multiplier(
 def _root(plus: Any, minus: Any, stiffness: Any, misfit: Any) -> Any:
     """The root; see `bilinear_multiplier`.
 
-    The quadratic through value, slope and curvature at 0 and one or two Halley steps are right for
-    all but large multipliers. Only if some unit has not converged, all of them go on in brackets:
-    on a CPU every array that a loop carries costs its own pass over the whole computation.
+    The quadratic through value, slope and curvature at 0 and three Halley steps are right for all
+    but large multipliers. Only if some unit has not converged, all of them go on in brackets: on a
+    CPU every array that a loop carries costs its own pass over the whole computation.
     """
     terms = (plus, minus, stiffness, misfit)
     slope, bend = 2 * (plus + minus) + stiffness, 6 * (plus - minus)
     t = 2 * misfit / (slope + jnp.sqrt(jnp.maximum(slope * slope + 2 * bend * misfit, 0)))
-    close = _close(plus.dtype)
-
-    def finish(t: Any, otherwise: Any) -> Any:
-        step = _halley(t, terms)
-        inside = jnp.abs(t) < 1  # false for NaN
-        small = jnp.abs(step) <= close * jnp.minimum(jnp.abs(t), 1 - jnp.abs(t))
-        left = any_of(~(inside & small))
-        return lax.cond(left, otherwise, lambda t, step: t - step, t, step)
-
-    def again(t: Any, step: Any) -> Any:
-        t = t - step
-        return finish(t - _halley(t, terms), lambda t, _: _bracketed_root(t, *terms))
-
-    return finish(t - _halley(t, terms), again)
+    # A loop, not three copies: compiling is a good part of a short run.
+    t = lax.fori_loop(0, 2, lambda _, t: t - _halley(t, terms), t)
+    step = _halley(t, terms)
+    inside = jnp.abs(t) < 1  # false for NaN
+    small = jnp.abs(step) <= _close(plus.dtype) * jnp.minimum(jnp.abs(t), 1 - jnp.abs(t))
+    return lax.cond(
+        any_of(~(inside & small)),
+        lambda t, _: _bracketed_root(t, *terms),
+        lambda t, step: t - step,
+        t,
+        step,
+    )
 
 
 def _bracketed_root(guess: Any, plus: Any, minus: Any, stiffness: Any, misfit: Any) -> Any:
@@ -161,18 +159,17 @@ def _bracketed_root(guess: Any, plus: Any, minus: Any, stiffness: Any, misfit: A
     t = jnp.where((guess >= low) & (guess <= high), guess, (low + high) / 2)
 
     def body(state: Any) -> Any:
-        low, high, t, _, count = state
-        value = _derivatives(t, terms)[0]
+        low, high, t, quiet, count = state
+        value, first, second = _derivatives(t, terms)
         low, high = jnp.where(value < 0, t, low), jnp.where(value < 0, high, t)
-        new = t - _halley(t, terms)
+        new = t - _halley_step(value, first, second)
         new = jnp.where((new >= low) & (new <= high), new, (low + high) / 2)
         moving = jnp.abs(new - t) > close * jnp.minimum(jnp.abs(new), 1 - jnp.abs(new))
-        return low, high, new, any_of(moving), count + 1
+        return low, high, new, jnp.where(any_of(moving), 0, quiet + 1), count + 1
 
-    state = (low, high, t, jnp.asarray(True), jnp.zeros((), jnp.int32))
-    low, high, t, _, _ = lax.while_loop(lambda s: s[3] & (s[4] < _MAX_STEPS), body, state)
-    last = t - _halley(t, terms)
-    return jnp.where((last >= low) & (last <= high), last, t)
+    # The step after the first small one leaves rounding.
+    state = (low, high, t, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+    return lax.while_loop(lambda s: (s[3] < 2) & (s[4] < _MAX_STEPS), body, state)[2]
 
 
 def _close(dtype: Any) -> float:
@@ -191,7 +188,10 @@ def _derivatives(t: Any, terms: Any) -> tuple[Any, Any, Any]:
 
 
 def _halley(t: Any, terms: Any) -> Any:
-    value, first, second = _derivatives(t, terms)
+    return _halley_step(*_derivatives(t, terms))
+
+
+def _halley_step(value: Any, first: Any, second: Any) -> Any:
     return 2 * value * first / (2 * first * first - value * second)
 
 

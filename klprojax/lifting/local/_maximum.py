@@ -36,7 +36,8 @@ def project_maximum(
         counts + ratio[..., None]
     )
     # The right k is the last whose k-th largest entry lies above its level.
-    used = jnp.sum((descending > levels).astype(jnp.int32), axis=-1)
+    # A sum that overflows is of entries far below it.
+    used = jnp.sum(((descending > levels) & jnp.isfinite(levels)).astype(jnp.int32), axis=-1)
     index = jnp.maximum(used - 1, 0)[..., None]
     level = jnp.take_along_axis(levels, index, axis=-1)
     lowered = jnp.minimum(a, level)

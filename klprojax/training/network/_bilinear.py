@@ -177,7 +177,8 @@ class Mapped(Bilinear):
     def counts(self, shapes):
         """Transposes applied to ones."""
         ones_a, ones_w = jnp.ones(shapes[0]), jnp.ones(shapes[1])
-        unit = jnp.ones(jax.eval_shape(self.function, ones_a, ones_w).shape)
+        like = jax.eval_shape(self.function, ones_a, ones_w)
+        unit = jnp.ones(like.shape, like.dtype)  # a product may name the type of its result
         return (
             jax.linear_transpose(lambda a: self.function(a, ones_w), ones_a)(unit)[0],
             jax.linear_transpose(lambda w: self.function(ones_a, w), ones_w)(unit)[0],

@@ -72,6 +72,14 @@ class AbstractLocalConstraint(abc.ABC):
             wanted: which slopes are needed.
         """
 
+    def steepness(self, inputs: tuple[Array, ...]) -> Array | None:
+        """Norms of the derivatives of every output in one input; None if it has another unit.
+
+        An input of such a rule is measured by what it does to the output. Its own size would not
+        do: that of masked logits is the size of what masks them.
+        """
+        return None
+
 
 class SumActivation(AbstractLocalConstraint):
     """`z = σ(s_1 + ... + s_m)`, elementwise; with the identity, a sum.
@@ -99,19 +107,22 @@ class SumActivation(AbstractLocalConstraint):
         total = sum(inputs[1:], inputs[0])
         omega = 1 / sum(1 / jnp.asarray(p, total.dtype) for p in precisions)
         rho = jnp.asarray(output_precision, total.dtype)
-        moved = self.nearest(total, target, omega, rho)
-        output = self._batched(moved)
-        slope = self.slope(total, target, omega, rho, moved, output)
+        # What is impossible, -inf of a mask for example, stays so and sends nothing.
+        finite = jnp.isfinite(total) & jnp.isfinite(self._batched(total))
+        inner, goal = jnp.where(finite, total, 0), jnp.where(finite, target, 0)
+        moved = self.nearest(inner, goal, omega, rho)
+        slope = jnp.where(finite, self.slope(inner, goal, omega, rho, moved), 0)
+        output = self._batched(jnp.where(finite, moved, total))
         zero = jnp.zeros((), total.dtype)
         return Projected(tuple(slope if w else None for w in wanted), output, zero)
 
     def nearest(self, s: Array, z: Array, omega_s: Any, omega_z: Any) -> Array:
         """The projected sum."""
         if self.kind == "smooth":
-            return project_elementwise(self._batched, s, z, omega_s, omega_z)
+            return project_elementwise(self._finite, s, z, omega_s, omega_z)
         return _EXACT[self.kind](s, z, omega_s, omega_z, **self.options)
 
-    def slope(self, s: Any, z: Any, omega: Any, rho: Any, moved: Any, output: Any) -> Array:
+    def slope(self, s: Any, z: Any, omega: Any, rho: Any, moved: Any) -> Array:
         """`ω (s* - s)`, which at a stationary point is `ρ σ'(s*) (z - σ(s*))` too.
 
         A precision multiplies the rounding of its difference, so the smaller one is right.
@@ -119,15 +130,26 @@ class SumActivation(AbstractLocalConstraint):
         slope = omega * (moved - s)
         if self.kind == "quantise":
             return slope
+        rise = self._rise(moved)
+        # Where a piece ends the point is not stationary; an abs rises by 0 there.
+        smooth = {"relu": moved > 0, "abs": rise != 0}.get(self.kind, moved == moved)
+        return jnp.where(smooth & (rho < omega), rho * rise * (z - self._finite(moved)), slope)
+
+    def steepness(self, inputs):
+        """σ' at the sum."""
+        return None if self.kind == "quantise" else self._rise(sum(inputs[1:], inputs[0]))
+
+    def _rise(self, s: Array) -> Array:
+        """σ', entry by entry; at a kink that of one side."""
+        one = jnp.ones_like(s)
         if self.kind == "smooth":
-            one = jnp.ones_like(moved)
-            rise = jax.jvp(self._batched, (moved,), (one,))[1]
-            smooth = jnp.ones_like(moved, bool)
-        else:
-            # Where a piece ends the point is not stationary.
-            rise = jnp.sign(moved) if self.kind == "abs" else jnp.ones_like(moved)
-            smooth = {"identity": moved == moved, "relu": moved > 0, "abs": moved != 0}[self.kind]
-        return jnp.where(smooth & (rho < omega), rho * rise * (z - output), slope)
+            return jax.jvp(self._batched, (s,), (one,))[1]
+        return {"relu": (s > 0).astype(s.dtype), "abs": jnp.sign(s)}.get(self.kind, one)
+
+    def _finite(self, s: Array) -> Array:
+        """σ, and 0 where it is infinite."""
+        value = self._batched(s)
+        return jnp.where(jnp.isfinite(value), value, 0)
 
     def _batched(self, total: Array) -> Array:
         return total if self.kind == "identity" else jax.vmap(self.function)(total)
@@ -158,14 +180,25 @@ class Maximum(AbstractLocalConstraint):
         moved = jnp.transpose(a, order)
         flat = moved.reshape(target.shape + (-1,))
         rho, sign = jnp.asarray(output_precision, target.dtype), self.sign
+        rho = jnp.broadcast_to(rho, target.shape)
         # The minimum is minus the maximum of -a.
         found = sign * project_maximum(sign * flat, sign * target, precisions[0], rho)
-        slope = jnp.asarray(precisions[0], a.dtype) * (found - flat)
+        top = sign * jnp.max(sign * found, axis=-1)
+        shift = jnp.where(found == flat, 0, found - flat)  # an infinite entry stays
+        omega = jnp.asarray(precisions[0], a.dtype)
+        # All shifts together weigh what the output lacks: the smaller precision keeps the digits.
+        whole = jnp.sum(shift, axis=-1, keepdims=True)
+        share = shift / jnp.where(whole == 0, 1, whole)
+        weighed = (rho * (target - top))[..., None] * share
+        slope = jnp.where(rho[..., None] < omega, weighed, omega * shift)
         back = jnp.transpose(
             slope.reshape(moved.shape), tuple(order.index(k) for k in range(a.ndim))
         )
-        top = sign * jnp.max(sign * found, axis=-1)
         return Projected((back if wanted[0] else None,), top, jnp.zeros((), a.dtype))
+
+    def steepness(self, inputs):
+        """1: one entry is the output."""
+        return jnp.ones((1,), inputs[0].dtype)
 
 
 class EntrySums(AbstractLocalConstraint):
@@ -199,9 +232,17 @@ class EntrySums(AbstractLocalConstraint):
         total = self.apply(a)
         terms = self.apply(jnp.ones((1, *self.shape), a.dtype))
         omega = jnp.asarray(precisions[0], a.dtype) / jnp.maximum(terms, 1)
-        moved = project_identity(total, target, omega, jnp.asarray(output_precision, total.dtype))
-        slope = self._spread(omega * (moved - total)) if wanted[0] else None
-        return Projected((slope,), moved, jnp.zeros((), a.dtype))
+        rho = jnp.asarray(output_precision, total.dtype)
+        # The slope itself, not ω times a difference: a large precision multiplies its rounding.
+        slope = omega * rho / (omega + rho) * (target - total)
+        moved = total + slope / omega
+        return Projected(
+            (self._spread(slope) if wanted[0] else None,), moved, jnp.zeros((), a.dtype)
+        )
+
+    def steepness(self, inputs):
+        """Root of the number of terms."""
+        return jnp.sqrt(self.apply(jnp.ones((1, *self.shape), inputs[0].dtype)))
 
 
 # Functions with a projection in closed form.

@@ -268,16 +268,19 @@ class LiftedNetwork:
         self, node: Node, inputs: Any, output: Array, slope: Array, precision: Any, precisions: Any
     ) -> tuple[Any, tuple[Any, ...]]:
         """Precisions of a constraint's output and inputs, given in units of their sizes."""
-        squares = [
-            jnp.mean(jnp.square(x)) if self.graph.values[i].shared else self._mean_square(x)
-            for i, x in zip(node.inputs, inputs, strict=True)
-        ]
-        if not isinstance(node.rule, Bilinear):
-            # Summands have one unit.
-            squares = [sum(squares[1:], squares[0])] * len(squares)
-        squares += [self._mean_square(output), self._mean_square(slope)]
-        # What is 0 everywhere has no unit.
-        *squares, value, message = (jnp.where(s > 0, s, jnp.ones_like(s)) for s in squares)
+        value, message = _unit(self._mean_square(output)), _unit(self._mean_square(slope))
+        steepness = node.rule.steepness(inputs)
+        if steepness is not None:
+            squares = [value / _unit(self._mean_square(steepness))] * len(inputs)
+        else:
+            squares = [
+                _finite_mean(jnp.square(x)) if self.graph.values[i].shared else self._mean_square(x)
+                for i, x in zip(node.inputs, inputs, strict=True)
+            ]
+            if not isinstance(node.rule, Bilinear):
+                # Inputs have one unit.
+                squares = [sum(squares[1:], squares[0])] * len(squares)
+            squares = list(map(_unit, squares))
         nats = jnp.sqrt(value) * jnp.sqrt(message)
         scaled = tuple(
             jnp.asarray(p, nats.dtype) * nats / s for p, s in zip(precisions, squares, strict=True)
@@ -287,10 +290,9 @@ class LiftedNetwork:
     def _mean_square(self, value: Array) -> Array:
         """Over the samples that count; over one row, where it stands for all."""
         if len(value) != len(self.weights):
-            return jnp.mean(jnp.square(value))
-        rows = jnp.sum((self.weights > 0).astype(value.dtype))
-        squares = jnp.square(self.without_padding(value))
-        return jnp.sum(squares) / (rows * (value.size // len(value)))
+            return _finite_mean(jnp.square(value))
+        row = self.weights.reshape((-1,) + (1,) * (value.ndim - 1)) > 0
+        return _finite_mean(jnp.square(value), row)
 
     def _is_bias(self, index: int) -> bool:
         produced = self.graph.values[index].kind == "result"
@@ -336,6 +338,18 @@ def _mean(total_slope: Array, total: Array) -> Array:
     """`total_slope / total`; 0 where nothing reads the value, such as a row of an embedding."""
     read = total > 0
     return jnp.where(read, total_slope / jnp.where(read, total, jnp.ones_like(total)), 0)
+
+
+def _finite_mean(squares: Array, where: Array | bool = True) -> Array:
+    """Mean of the finite entries, where sums stay finite: an impossible one, -inf, has no size."""
+    good = jnp.isfinite(squares * squares.size) & where
+    count = jnp.maximum(jnp.sum(good.astype(squares.dtype)), 1)
+    return jnp.sum(jnp.where(good, squares, 0)) / count
+
+
+def _unit(square: Array) -> Array:
+    """A mean square to measure by; what is 0 everywhere has none."""
+    return jnp.where(square > 0, square, jnp.ones_like(square))
 
 
 def _pick(value: Any, order: int, count: int, name: str) -> Any:

@@ -112,3 +112,11 @@ def test_sums_of_entries_are_projected_onto(sums):
     assert rule.project(
         (jnp.asarray(a),), jnp.asarray(z), (omega,), rho, jnp.ones(2), (False,)
     ).slopes == (None,)
+
+
+def test_the_largest_of_rows_with_huge_negative_entries():
+    # Sums of two of them overflow.
+    for low in (float(np.finfo(np.float32).min), -np.inf):
+        a = jnp.asarray([[low, 1.0, low, low]], jnp.float32)
+        found = project_maximum(a, jnp.asarray([2.0], jnp.float32))
+        np.testing.assert_array_equal(found, [[low, 1.5, low, low]])

@@ -12,6 +12,7 @@ from klprojax.training import (
     Precisions,
     ProjectionStep,
     SquaredError,
+    gradient_agreement,
     projection_slopes,
 )
 from klprojax.training.network import LiftedNetwork, trace_network
@@ -169,3 +170,24 @@ def test_relative_precisions_do_not_see_the_scale_of_a_layer():
     absolute = ProjectionStep(precisions=Precisions.with_ratio(1e-2))
     plain, other = (quick_jit(lambda m=m: slopes(m, absolute))() for m in (model, scaled))
     assert np.abs(np.asarray(other[0]) * 1e3 - plain[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize("mask", [-1e9, -1e19, float(jnp.finfo(jnp.float32).min), -np.inf])
+def test_masked_logits_have_no_size(mask):
+    # What masks out entries of a softmax, small, large or infinite, is no scale to measure by.
+    class Attention(eqx.Module):
+        query: jax.Array
+
+        def __call__(self, x):
+            past = jnp.tril(jnp.ones((4, 4), bool))
+            logits = jnp.where(past, self.query * x[:, None], jnp.asarray(mask, x.dtype))
+            return jax.nn.softmax(logits, axis=-1) @ x
+
+    model = Attention(jax.random.normal(jax.random.key(0), (4, 4), jnp.float32))
+    x = jax.random.normal(jax.random.key(1), (BATCH, 4), jnp.float32)
+    y = jnp.ones((BATCH, 4), jnp.float32)
+    found = quick_jit(
+        lambda model: gradient_agreement(ProjectionStep(), model, x, y, loss=SquaredError())[1:]
+    )(model)
+    # First order in the default ratio of 1e-5 times the curvature of this softmax, about 50.
+    assert float(found[1][0]) < 5e-3
