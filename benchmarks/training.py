@@ -90,19 +90,11 @@ class Sides(ExitStack):
         if self.found is None:
             return None
         python, source = self.found
-        path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
-        before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = path
-        try:
-            return self._start(python, "benchmarks._peers.pjax_run", float_bits)
-        finally:
-            if before is None:
-                del os.environ["PYTHONPATH"]
-            else:
-                os.environ["PYTHONPATH"] = before
+        return self._start(python, "benchmarks._peers.pjax_run", float_bits, source)
 
-    def _start(self, python: str, module: str, float_bits: int) -> Side:
-        side = self.enter_context(Side(python, module, log=self.folder / "sides.log"))
+    def _start(self, python: str, module: str, float_bits: int, sources: str | None = None) -> Side:
+        side = Side(python, module, log=self.folder / "sides.log", sources=sources)
+        self.enter_context(side)
         side.do("start", float_bits=float_bits)
         return side
 

@@ -37,17 +37,19 @@ def make(name: str) -> tuple[Any, Any, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from benchmarks._networks import ConvolutionalNetwork, Transformer
+    from klprojax.cli._architectures import ConvolutionalNetwork, TransformerNetwork
     from klprojax.cli._network import make_network
 
     rng, rows, key = np.random.default_rng(0), NETWORKS[name], jax.random.key(0)
     labels = jnp.asarray(rng.integers(0, 10, rows))
     if name == "cnn":
-        x = jnp.asarray(rng.random((rows, 3, 32, 32), dtype=np.float32))
-        return ConvolutionalNetwork((3, 32, 32), (16, 32), 10, key), x, labels
+        x = jnp.asarray(rng.random((rows, 32, 32, 3), dtype=np.float32))
+        options = {"key": key, "dtype": np.float32}
+        return ConvolutionalNetwork((32, 32, 3), (16, 32), 10, **options), x, labels
     if name == "transformer":
         text = jnp.asarray(rng.integers(0, 65, (rows, 65)))
-        return Transformer(65, 64, 64, 4, 1, key), text[:, :-1], text[:, 1:]
+        model = TransformerNetwork((64,), (64,), 65, text=True, key=key, dtype=np.float32)
+        return model, text[:, :-1], text[:, 1:]
     depth, width = map(int, name.split("x"))
     x = jnp.asarray(rng.random((rows, 64), dtype=np.float32))
     model = make_network(64, (width,) * depth, 10, 0, skip=False, dtype=np.float32)

@@ -70,9 +70,9 @@ def serve(tasks: Tasks) -> None:
 
 
 class Side:
-    """The other end: a running side."""
+    """The other end: a running side, which may import from the folder `sources` first."""
 
-    def __init__(self, python: str, module: str, *, log: Path):
+    def __init__(self, python: str, module: str, *, log: Path, sources: str | None = None):
         self.log = log
         environment = {
             **os.environ,
@@ -80,6 +80,9 @@ class Side:
             "JAX_ENABLE_COMPILATION_CACHE": "false",
             "JAX_ENABLE_X64": "false",
         }
+        if sources is not None:
+            known = os.environ.get("PYTHONPATH")
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (sources, known)))
         with open(log, "ab") as errors:
             self.process = subprocess.Popen(
                 [python, "-W", "ignore", "-m", module],

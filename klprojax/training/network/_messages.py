@@ -126,6 +126,7 @@ class LiftedNetwork:
         self.graph, self.y, self.weights, self.factor = graph, y, weights, factor
         self.precisions, self.consensus = precisions, consensus
         self.given = dict(zip(graph.given, graph.evaluate_given(x), strict=True))
+        self.rows = jnp.sum((weights > 0).astype(weights.dtype))
         self._linear_maps = [n.index for n in graph.constraints if isinstance(n.rule, Bilinear)]
         self.totals = self._total_precisions()
 
@@ -274,7 +275,9 @@ class LiftedNetwork:
             squares = [value / _unit(self._mean_square(steepness))] * len(inputs)
         else:
             squares = [
-                _finite_mean(jnp.square(x)) if self.graph.values[i].shared else self._mean_square(x)
+                _finite_sum(jnp.square(x)) / x.size
+                if self.graph.values[i].shared
+                else self._mean_square(x)
                 for i, x in zip(node.inputs, inputs, strict=True)
             ]
             if not isinstance(node.rule, Bilinear):
@@ -290,9 +293,10 @@ class LiftedNetwork:
     def _mean_square(self, value: Array) -> Array:
         """Over the samples that count; over one row, where it stands for all."""
         if len(value) != len(self.weights):
-            return _finite_mean(jnp.square(value))
+            return _finite_sum(jnp.square(value)) / value.size
         row = self.weights.reshape((-1,) + (1,) * (value.ndim - 1)) > 0
-        return _finite_mean(jnp.square(value), row)
+        total = _finite_sum(jnp.where(row, jnp.square(value), 0))
+        return total / (self.rows * (value.size // len(value)))
 
     def _is_bias(self, index: int) -> bool:
         produced = self.graph.values[index].kind == "result"
@@ -340,11 +344,9 @@ def _mean(total_slope: Array, total: Array) -> Array:
     return jnp.where(read, total_slope / jnp.where(read, total, jnp.ones_like(total)), 0)
 
 
-def _finite_mean(squares: Array, where: Array | bool = True) -> Array:
-    """Mean of the finite entries, where sums stay finite: an impossible one, -inf, has no size."""
-    good = jnp.isfinite(squares * squares.size) & where
-    count = jnp.maximum(jnp.sum(good.astype(squares.dtype)), 1)
-    return jnp.sum(jnp.where(good, squares, 0)) / count
+def _finite_sum(squares: Array) -> Array:
+    """Sum of the finite entries, where it stays finite: an impossible one, -inf, has no size."""
+    return jnp.sum(jnp.where(jnp.isfinite(squares * squares.size), squares, 0))
 
 
 def _unit(square: Array) -> Array:
