@@ -10,18 +10,16 @@ batches.
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from benchmarks import _shared as shared
+from benchmarks._runs import rising, tuned_runs
 from klprojax.cli._network import make_network
 from klprojax.training import (
     GradientStep,
@@ -29,10 +27,8 @@ from klprojax.training import (
     ProjectionDirection,
     ProjectionStep,
     Spectral,
-    batch_order,
     gradient_agreement,
     load_dataset,
-    scan_fit,
 )
 
 CASES = ("digits", "crossed", "mnist")
@@ -42,12 +38,6 @@ RATIO = 1e-5  # of the default step
 DEFAULT, ADAM, SGD = "projection, spectral (default)", "gradient, Adam", "gradient, SGD"
 # The better tuned optimiser minus this, where it exceeds the second; the third: 16 plain layers.
 SLACK, TRAINED, DEEP = 0.005, 0.9, 0.97
-
-
-def rising(peak: Any, updates: int) -> Callable[[Any], Any]:
-    """A tenth of the updates up, then down to 0 by a cosine."""
-    shape = Spectral.decaying(updates, 1.0).share
-    return lambda count: peak * shape(count)
 
 
 # Moves: settings that validation chooses from, and the optax optimiser of one.
@@ -88,54 +78,20 @@ def make_step(label: str) -> tuple[tuple[float, ...], Callable[[Any, int], Any]]
 
 def run(label: str, name: str, data: Any, depth: int, skip: bool, seeds: int) -> dict[str, Any]:
     """All seeds and settings of a row."""
-    epochs, batch_size = SETTINGS[name]["epochs"], SETTINGS[name]["batch_size"]
     settings, step_of = make_step(label)
-    x, y = map(jnp.asarray, data.train)
     models = [
-        make_network(x.shape[1], (WIDTH,) * depth, data.classes, seed, skip=skip, dtype=np.float32)
+        make_network(
+            data.train[0].shape[1],
+            (WIDTH,) * depth,
+            data.classes,
+            seed,
+            skip=skip,
+            dtype=np.float32,
+        )
         for seed in range(seeds)
     ]
-    parts = [eqx.partition(model, eqx.is_array) for model in models]
-    static = parts[0][1]
-    arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(part[0] for part in parts))
-    orders = jnp.stack([batch_order(len(y), batch_size, epochs, seed) for seed in range(seeds)])
-
-    def accuracy(model: Any, rows: Any) -> Any:
-        # Rows in parts: a map over seeds and settings holds every activation.
-        whole = len(rows[1]) // 64 * 64
-        inputs = jnp.asarray(rows[0])
-        scores = lax.map(jax.vmap(model), inputs[:whole].reshape(-1, 64, inputs.shape[1]))
-        scores = jnp.concatenate([scores.reshape(whole, -1), jax.vmap(model)(inputs[whole:])])
-        return jnp.mean(jnp.argmax(scores, -1) == jnp.asarray(rows[1]))
-
-    def one(arrays: Any, order: Any, setting: Any) -> Any:
-        step = step_of(setting, order.shape[0])
-        model, losses = scan_fit(eqx.combine(arrays, static), step, (x, y), order)
-        last = jnp.mean(losses[-(order.shape[0] // epochs) :])
-        return accuracy(model, data.validation), accuracy(model, data.test), last
-
-    mapped = jax.vmap(jax.vmap(one, (0, 0, None)), (None, None, 0))
-    compiled = jax.jit(mapped).lower(arrays, orders, jnp.asarray(settings)).compile()
-    start = shared.now()
-    validation, test, last = map(
-        np.asarray, jax.block_until_ready(compiled(arrays, orders, jnp.asarray(settings)))
-    )
-    best = int(np.argmax(validation.mean(1)))
-    return {
-        "data": name,
-        "depth": depth,
-        "skip": skip,
-        "row": label,
-        "settings": list(settings),
-        "chosen": settings[best],
-        "validation": validation.tolist(),
-        "test": test.tolist(),
-        "accuracies": test[best].tolist(),
-        "accuracy": float(test[best].mean()),
-        "accuracy_sd": statistics.stdev(test[best].tolist()) if seeds > 1 else 0.0,
-        "last_loss": last[best].tolist(),
-        "seconds_all": shared.now() - start,
-    }
+    found = tuned_runs(models, step_of, settings, data, **SETTINGS[name])
+    return {"data": name, "depth": depth, "skip": skip, "row": label, **found}
 
 
 def agreement(data: Any, depth: int) -> float:

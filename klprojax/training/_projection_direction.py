@@ -49,7 +49,7 @@ def projection_slopes(
         ratio: precision of the outputs over that of the inputs, positive. As it tends to 0 the
             slopes tend to minus the gradient of the mean loss, with relative error of its order; at
             finite ratio each constraint makes a damped Gauss-Newton step.
-        precisions: multiples of `1/ratio` by what is copied (`node` multiplies 1).
+        precisions: multiples of `1/ratio` by what is copied (`node` and `threshold` multiply 1).
 
     Returns:
         The mean slopes, a tree like the model's inexact arrays; the mean loss; figures by name.
@@ -68,6 +68,7 @@ def projection_slopes(
         output=_times(base.output, stiff),
         node=base.node,
         relative=base.relative,
+        threshold=base.threshold,
     )
     network = LiftedNetwork(graph, x, y, weights, loss, scaled, "slope")
     state = network.start(parameters)

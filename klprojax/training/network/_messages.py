@@ -35,7 +35,10 @@ class Precisions(eqx.Module):
             consensus says; with `"slope"` the absolute one.
         relative: with `"slope"`, precisions are in units of each constraint's own sizes: the nats
             of its message (root mean squares of slope and value of its output, multiplied) over the
-            mean square of what is copied. Layers of any scale are then damped alike.
+            mean square of what is copied, or over what it does to the output where the rule has a
+            slope of its own. Layers of any scale are then damped alike.
+        threshold: copies of the summands that step functions (`quantise`) read; None: as `unit`.
+            A stiff sum never crosses a step, and then nothing below it learns.
     """
 
     weight: Any = 1.0
@@ -45,17 +48,21 @@ class Precisions(eqx.Module):
     output: Any = 1.0
     node: Any = 1.0
     relative: bool = eqx.field(static=True, default=False)
+    threshold: Any = None
 
     @classmethod
     def with_ratio(cls, ratio: float, *, relative: bool = False) -> "Precisions":
         """All copies of inputs at `1/ratio`, outputs at 1.
 
+        Relative ones let step functions jump: a sum crosses a step where the message is larger than
+        most and the sum nearer to the step than most.
+
         Args:
             ratio: precision of the outputs over that of the inputs, positive.
             relative: see the class.
         """
-        stiff = 1 / ratio
-        return cls(stiff, stiff, stiff, stiff, stiff, 1.0, relative)
+        stiff, soft = 1 / ratio, 100.0 if relative else None
+        return cls(stiff, stiff, stiff, stiff, stiff, 1.0, relative, soft)
 
 
 class State(NamedTuple):
@@ -263,7 +270,10 @@ class LiftedNetwork:
             if node.rule.shared_weight:
                 return a, _pick(p.weight, order, len(self._linear_maps), "weight")
             return a, a
-        return tuple(p.bias if self._is_bias(index) else p.unit for index in node.inputs)
+        unit = p.unit
+        if p.threshold is not None and getattr(node.rule, "kind", "") == "quantise":
+            unit = p.threshold
+        return tuple(p.bias if self._is_bias(index) else unit for index in node.inputs)
 
     def _relative(
         self, node: Node, inputs: Any, output: Array, slope: Array, precision: Any, precisions: Any
