@@ -36,6 +36,7 @@ def gradient_agreement(
     *,
     loss: Callable[[Any, Any], Array] | None = None,
     weights: Float[Array, " batch"] | None = None,
+    key: Any = None,
 ) -> GradientAgreement:
     """Compare the slopes that a step reads from its projections with the gradient of the mean loss.
 
@@ -43,11 +44,12 @@ def gradient_agreement(
 
     Args:
         step: the step, before its move.
-        model: a callable on one sample.
+        model: a callable on one sample, or a pair (network, state).
         x: a batch.
         y: its targets.
         loss: an output factor (default: `CrossEntropy()`).
         weights: of the rows; 1 if None.
+        key: for a network that takes one: both draw the same numbers from it.
 
     Returns:
         A `GradientAgreement`.
@@ -64,12 +66,13 @@ def gradient_agreement(
     loss = find_loss(loss)
     if weights is None:
         weights = jnp.ones(len(jax.tree.leaves(x)[0]), float_dtype(model))
-    params, mean_loss = as_function_of_parameters(model, x, y, weights, loss)
-    direction, _ = step.direction(model, x, y, weights, loss)
+    params, of_params = as_function_of_parameters(model, x, y, weights, loss, key)
+    gradient, _ = jax.grad(of_params, has_aux=True)(params)
+    direction, _ = step.direction(model, x, y, weights, loss, key)
     pairs = list(
         zip(
             jax.tree.leaves(direction.slopes),
-            jax.tree.leaves(jax.grad(mean_loss)(params)),
+            jax.tree.leaves(gradient),
             strict=True,
         )
     )

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._tracing import LiftError, no_python_values
+from ..fitting._network import forward, has_state, rows_of_batch
 from ..fitting._updates import float_dtype
 from ._outputs import AbstractOutputFactor
 
@@ -76,7 +77,12 @@ def to_arrays(data: Any, model: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def check_model(
-    name: str, model: PyTree, x: PyTree, y: PyTree, loss: Callable[[Any, Any], Array]
+    name: str,
+    model: PyTree,
+    x: PyTree,
+    y: PyTree,
+    loss: Callable[[Any, Any], Any],
+    key: Array | None = None,
 ) -> PyTree:
     """Return the shapes of the model's outputs for two rows.
 
@@ -89,12 +95,16 @@ def check_model(
     shapes = [_shapes(part) for part in few]
     try:
         with no_python_values("the model"):
-            outputs = eqx.filter_eval_shape(lambda x: jax.vmap(model)(x), few[0])
+            outputs = eqx.filter_eval_shape(
+                lambda x, key: forward(model, rows_of_batch(model, x, None, key))[0], few[0], key
+            )
     except LiftError:
         raise
     except Exception as error:
+        called = " as model(x, state)" if has_state(model) else ""
         raise ValueError(
-            f"The model does not take rows of {name} x, of shape {shapes[0]}: {_line(error)}"
+            f"The model does not take rows of {name} x, of shape {shapes[0]}{called}: "
+            f"{_line(error)}"
         ) from error
     try:
         with no_python_values("the loss"):
@@ -106,6 +116,8 @@ def check_model(
             f"The loss does not take model outputs of shape {_shapes(outputs)} with rows of "
             f"{name} y, of shape {shapes[1]}: {_line(error)}"
         ) from error
+    if isinstance(values, tuple):
+        values = _without_named(values)
     if getattr(values, "shape", None) != (2,):
         raise ValueError(
             f"The loss must give one number per row; for 2 rows, model outputs of shape "
@@ -128,6 +140,16 @@ def check_model(
         whole = jax.tree.map(lambda o: jax.ShapeDtypeStruct(rows + o.shape[1:], o.dtype), outputs)
         loss.check(whole, y, f"{name} y")
     return outputs
+
+
+def _without_named(values: tuple[Any, ...]) -> Any:
+    if len(values) != 2 or not isinstance(values[1], dict):
+        kinds = ", ".join(type(value).__name__ for value in values)
+        raise ValueError(
+            "A loss returns one number per row, or the pair of them and a dict of numbers by name; "
+            f"this one returned ({kinds})."
+        )
+    return values[0]
 
 
 def label_classes(outputs: PyTree, y: PyTree) -> int | None:

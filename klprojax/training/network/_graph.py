@@ -55,6 +55,7 @@ class NetworkGraph:
         evaluate_given: gives their arrays from a batch of the model's argument.
         parameters: value of every inexact array of the model.
         output: value of the result, the input of the output factor.
+        coupled: whether rows of the batch read each other.
     """
 
     values: tuple[Value, ...]
@@ -63,6 +64,7 @@ class NetworkGraph:
     evaluate_given: Callable[[Any], tuple[Any, ...]]
     parameters: tuple[int, ...]
     output: int
+    coupled: bool = False
 
     @cached_property
     def consumers(self) -> tuple[tuple[tuple[int, int], ...], ...]:
