@@ -92,8 +92,10 @@ def _call(model: PyTree, row: Rows, more: dict[str, Any]) -> tuple[PyTree, PyTre
             )
         return model(row.x, **more), None
     network, state = model
-    # A state may be read once, so the network gets a copy.
-    found = network(row.x, jax.tree.map(lambda leaf: leaf, state), **more)
+    # Layers with a state mix dtypes inside; strict promotion, if set, is for the rest.
+    with jax.numpy_dtype_promotion("standard"):
+        # A state may be read once, so the network gets a copy.
+        found = network(row.x, jax.tree.map(lambda leaf: leaf, state), **more)
     if not has_state(found):
         raise ValueError(
             "A model given as (model, state) is called as model(x, state) and must return the pair "

@@ -75,7 +75,7 @@ def scan_fit(
     """
     loss = find_loss(loss)
     arrays, static = eqx.partition(strong((model, step.init(model))), eqx.is_array)
-    dtype = float_dtype(model)
+    dtype, train = float_dtype(model), jax.tree.map(jnp.asarray, train)
 
     def one(arrays: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, Array]:
         model, state = eqx.combine(arrays, static)

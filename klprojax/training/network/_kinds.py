@@ -8,6 +8,9 @@ from jax.core import Tracer
 
 from ..._tracing import RULES, interpret, open_call
 
+# Functions with a projection of their own.
+EXACT = frozenset({"relu", "abs", "quantise"})
+
 
 class Constant(NamedTuple):
     """A value known at trace time."""
@@ -38,6 +41,9 @@ def kind_of(eqn: Any, refs: list[Any]) -> tuple[str, Any]:
     constants = [ref.array for ref in refs if isinstance(ref, Constant)]
     if name == "max" and len(constants) == 1 and _is_zero(constants[0]):
         return "relu", None
+    divided = name == "div" and isinstance(refs[1], Constant)
+    if len(constants) == 1 and (name == "mul" or divided):
+        return "scaled", None
     if name == "abs":
         return "abs", None
     if name == "quantise":

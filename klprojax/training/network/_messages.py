@@ -20,6 +20,7 @@ from .._outputs import AbstractOutputFactor
 from ._bilinear import Bilinear
 from ._carriers import Spread
 from ._graph import NetworkGraph, Node
+from ._joined import Joined
 
 
 class Precisions(eqx.Module):
@@ -126,7 +127,8 @@ class LiftedNetwork:
                 "output factor: CrossEntropy(), SquaredError(), Margin(), or one of your own that "
                 "derives from AbstractOutputFactor. A GradientStep takes any function."
             )
-        self.graph, self.y, self.factor = graph, y, factor
+        self.graph, self.y = graph, y
+        self.factor = factor if graph.form.alone else Joined(factor, graph.form)
         self.weights = jnp.ones_like(weights) if graph.coupled else weights
         self.powers = weights if graph.coupled else None
         self.precisions, self.consensus = precisions, consensus

@@ -31,7 +31,8 @@ from ._carriers import Carrier, Cut, Spread
 from ._constraints import EntrySums, Maximum, SumActivation
 from ._generic import Generic
 from ._graph import NetworkGraph, Node, Value
-from ._kinds import Constant, is_real, kind_of
+from ._joined import Outputs
+from ._kinds import EXACT, Constant, is_real, kind_of
 from ._row_sums import RowSums
 
 # Elementwise maps that are linear, with coefficients of absolute value 1.
@@ -58,7 +59,7 @@ class _Function(NamedTuple):
     options: Any = None
 
 
-def trace_network(model: Callable[..., Any], x: PyTree) -> tuple[NetworkGraph, tuple[Array, ...]]:
+def trace_network(model: PyTree, x: PyTree) -> tuple[NetworkGraph, tuple[Array, ...]]:
     """Open a model up into values, local constraints and maps that carry messages.
 
     Projections of their own have matrix products and convolutions of activations with parameters,
@@ -91,23 +92,21 @@ def trace_network(model: Callable[..., Any], x: PyTree) -> tuple[NetworkGraph, t
 
     def run(leaves: Any, samples: Any) -> Any:
         whole = eqx.combine(jax.tree.unflatten(tree, leaves), static)
-        return call(whole, jax.tree.unflatten(x_tree, samples))[0]
+        outputs = call(whole, jax.tree.unflatten(x_tree, samples))[0]
+        forms.append(Outputs(outputs))
+        return outputs if forms[-1].alone else forms[-1].join(outputs)
 
+    forms: list[Outputs] = []
     like = [jax.ShapeDtypeStruct(s.shape[1:], s.dtype) for s in samples]
     rows = len(samples[0])
     axes = [(AXIS, rows)] if has_state(model) else None
     with no_python_values("the model"):
         closed = jax.make_jaxpr(run, axis_env=axes)(leaves, like)
-    if len(closed.jaxpr.outvars) != 1:
-        raise LiftError(
-            f"the model returns {len(closed.jaxpr.outvars)} arrays; a network has one output. "
-            "Return the array that the loss reads"
-        )
-    return _Builder(closed, paths, rows).graph, tuple(leaves)
+    return _Builder(closed, paths, rows, forms[-1]).graph, tuple(leaves)
 
 
 class _Builder:
-    def __init__(self, closed: Any, paths: list[str], rows: int):
+    def __init__(self, closed: Any, paths: list[str], rows: int, form: Outputs):
         self.rows = rows
         self.values: list[Value] = []
         self.nodes: list[Node] = []
@@ -137,6 +136,7 @@ class _Builder:
             self._evaluate_given,
             parameters,
             output,
+            form,
             any(isinstance(node.rule, RowSums) for node in self.nodes),
         )
 
@@ -175,6 +175,12 @@ class _Builder:
     def _sum(self, ref: _Function) -> int:
         terms = ref.root.terms if isinstance(ref.root, _Sum) else (ref.root,)
         terms = tuple(map(self._batched, terms))
+        if ref.kind == "scaled":
+            root = (
+                ref.root if isinstance(ref.root, int) else self._sum(ref._replace(kind="identity"))
+            )
+            twice = lambda x: ref.function(ref.function(x))  # noqa: E731
+            return self._carrier(ref.function, (root,), ref.like.shape, twice)
         if ref.kind == "smooth":
             like = jax.ShapeDtypeStruct(ref.like.shape, ref.like.dtype)
             try:
@@ -335,6 +341,9 @@ class _Builder:
         if not is_elementwise(eqn, RULES) or any(isinstance(refs[k], _Given) for k in live):
             return None
         parts = [self._as_function(keys[k]) for k in live]
+        kind, options = kind_of(eqn, refs)
+        if kind == "scaled" and parts[0].kind in EXACT:
+            return None  # a projection in closed form, then a map that carries
         root = parts[0].root
         if any(part.root != root for part in parts):
             return None
@@ -356,8 +365,10 @@ class _Builder:
                 arguments[k] = part.function(value)
             return evaluate(eqn, arguments)[0]
 
-        plain = all(part.kind == "identity" for part in parts)
-        return _Function(root, like, function, *(kind_of(eqn, refs) if plain else ("smooth", None)))
+        kinds = {part.kind for part in parts}
+        if not kinds <= ({"identity", "scaled"} if kind == "scaled" else {"identity"}):
+            kind, options = "smooth", None
+        return _Function(root, like, function, kind, options)
 
     def _as_function(self, key: int) -> _Function:
         # What several operations read becomes one value with several copies; a truth value cannot.
