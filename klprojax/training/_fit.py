@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -16,8 +17,9 @@ from ..fitting._loop import At, Loop, Phase, check_at_least
 from ..fitting._network import needs_key
 from ..fitting._placement import place
 from ..fitting._step import AbstractStep
+from ..fitting._updates import float_dtype
 from ._evaluate import Evaluator, find_loss, metric_name
-from ._inputs import check_data, check_model, to_arrays
+from ._inputs import check_data, check_model, check_weights, to_arrays
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def fit(
     validation: Any = None,
     *,
     loss: Callable[[Any, Any], Any] | None = None,
+    weights: Any = None,
     epochs: int,
     batch_size: int | None = 256,
     seed: int = 0,
@@ -94,6 +97,9 @@ def fit(
         loss: an output factor `loss(outputs, y) -> [batch]`, nats (default: `CrossEntropy()`). It
             may return the pair of them and a dict of numbers by name, of the rows or of the batch:
             their means stand in the history's `stats`.
+        weights: of the training rows, at least 0: in the mean loss of a batch, and in `train_loss`,
+            a row of weight 2 counts as two; rows of weight 0 are left out. Evaluations count every
+            row once, and so do statistics of the batch. 1 if None.
         epochs: passes over the rows, at most.
         batch_size: rows per update; None for all rows, in their order.
         seed: of the order of the rows, which in an epoch depends on seed and epoch only, and of
@@ -153,6 +159,11 @@ def fit(
         check_writable(checkpoint)
     rows = check_data("train", train)
     loss = find_loss(loss)
+    masses = None if weights is None else check_weights(weights, rows)
+    if masses is not None and not masses.all():
+        kept = np.flatnonzero(masses)
+        train = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], tuple(train))
+        rows, masses = len(kept), masses[kept]
     x, y = to_arrays(train, model)
     key = jax.random.key(seed) if needs_key(model, x) else None
     if key is not None and not _takes_key(step):
@@ -175,7 +186,8 @@ def fit(
     total = total if max_updates is None else min(total, max_updates)
     every = batches.count if evaluate_every is None else evaluate_every
     windows = tuple(sorted(set(windows)))
-    data, measured = where.put((x, y)), metric_name(metric)
+    given = () if masses is None else (jnp.asarray(masses, float_dtype(model)),)
+    data, measured = where.put((x, y, *given)), metric_name(metric)
 
     def measure(at: At, stats: dict[str, Any]) -> Any:
         entry: dict[str, Any] = {
@@ -232,6 +244,7 @@ def fit(
         where=where,
         windows=windows,
         key=key,
+        masses=masses,
     )
     at = loop.run(model)
     return FitResult(

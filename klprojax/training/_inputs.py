@@ -53,6 +53,30 @@ def check_data(name: str, data: Any) -> int:
     return first[1]
 
 
+def check_weights(weights: Any, rows: int) -> np.ndarray:
+    """Weights of training rows, in double precision.
+
+    Raises:
+        ValueError: not one number of at least 0 per row, or none above 0.
+    """
+    array = np.asarray(weights)
+    if array.shape != (rows,) or array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"weights is {array.dtype} of shape {array.shape}; expected one number for each of the "
+            f"{rows} training rows."
+        )
+    array = array.astype(np.float64)
+    good = np.isfinite(array) & (array >= 0)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(
+            f"weights holds {array[row]} in row {row}; expected numbers of at least 0."
+        )
+    if not array.any():
+        raise ValueError("weights is 0 in every row; nothing would be trained on.")
+    return array
+
+
 def _is_small_float(array: np.ndarray) -> bool:
     # bfloat16 and its like are of kind "V" to numpy.
     return bool(jnp.issubdtype(array.dtype, jnp.inexact))

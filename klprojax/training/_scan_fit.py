@@ -44,6 +44,7 @@ def scan_fit(
     *,
     loss: Callable[[Any, Any], Any] | None = None,
     key: Any = None,
+    weights: Any = None,
 ) -> tuple[PyTree, Float[Array, " updates"]]:
     """Run all updates in one `scan`: pure, for `jit`, and for `vmap` over seeds and settings.
 
@@ -57,6 +58,7 @@ def scan_fit(
         order: rows of every update, of `batch_order` for example; -1 is padding.
         loss: an output factor (default: `CrossEntropy()`).
         key: for a network that takes one; `jax.random.key(seed)` gives the numbers of `fit`.
+        weights: of the rows, as for `fit`; 1 if None.
 
     Returns:
         The model after the last update, and the mean loss of every batch before its update, nats.
@@ -75,7 +77,8 @@ def scan_fit(
     """
     loss = find_loss(loss)
     arrays, static = eqx.partition(strong((model, step.init(model))), eqx.is_array)
-    dtype, train = float_dtype(model), jax.tree.map(jnp.asarray, train)
+    dtype, train = float_dtype(model), jax.tree.map(jnp.asarray, tuple(train))
+    train = train if weights is None else (*train, jnp.asarray(weights))
 
     def one(arrays: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, Array]:
         model, state = eqx.combine(arrays, static)
