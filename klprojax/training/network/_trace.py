@@ -33,7 +33,7 @@ from ._generic import Generic
 from ._graph import NetworkGraph, Node, Value
 from ._joined import Outputs
 from ._kinds import EXACT, Constant, is_real, kind_of
-from ._row_sums import RowSums
+from ._row_means import RowMeans
 
 # Elementwise maps that are linear, with coefficients of absolute value 1.
 _SIGNED = frozenset({"convert_element_type", "copy", "copy_p", "neg", "reduce_precision"})
@@ -137,7 +137,7 @@ class _Builder:
             parameters,
             output,
             form,
-            any(isinstance(node.rule, RowSums) for node in self.nodes),
+            any(isinstance(node.rule, RowMeans) for node in self.nodes),
         )
 
     # The graph under construction.
@@ -278,13 +278,16 @@ class _Builder:
         name = eqn.primitive.name
         if name != "psum" or _axes(eqn) != (AXIS,) or eqn.params.get("axis_index_groups"):
             raise self._error(f"lets rows read each other by {name}; sums and means over {AXIS} do")
-        rule = RowSums(self.rows)
         return [
-            self._node(rule, (self._batched(self._claim(key)),), self._shape(out), name)
-            if self.uses[out]
-            else None
-            for key, out in zip(keys, outputs, strict=True)
+            self._row_sum(key) if self.uses[k] else None
+            for key, k in zip(keys, outputs, strict=True)
         ]
+
+    def _row_sum(self, key: int) -> int:
+        index, shape = self._batched(self._claim(key)), self._shape(key)
+        mean = self._node(RowMeans(self.rows), (index,), shape, "pmean")
+        times = lambda x: x * jnp.asarray(self.rows, x.dtype)  # noqa: E731
+        return self._carrier(times, (mean,), shape, lambda x: times(times(x)))
 
     def _generic(self) -> list[int | None]:
         """The equation whole, each output that is read by a constraint of its own."""
