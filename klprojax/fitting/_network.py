@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._tracing import FlatProgram
+from ._precision import wide
 
 # The name of the rows' axis, for statistics of the batch.
 AXIS = "batch"
@@ -105,9 +106,10 @@ def _call(model: PyTree, row: Rows, more: dict[str, Any]) -> tuple[PyTree, PyTre
 
 
 def forward(model: PyTree, rows: Rows) -> tuple[PyTree, PyTree]:
-    """Outputs of a batch, and the next state, None without one."""
+    """Outputs of a batch, in single precision at least, and the next state, None without one."""
     axis = AXIS if has_state(model) else None
-    return jax.vmap(partial(call, model), out_axes=(0, None), axis_name=axis)(rows)
+    outputs, state = jax.vmap(partial(call, model), out_axes=(0, None), axis_name=axis)(rows)
+    return wide(outputs), state
 
 
 def with_state(model: PyTree, state: PyTree) -> PyTree:

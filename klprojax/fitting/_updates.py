@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._network import parameters
+from ._precision import wide
 
 
 @eqx.filter_jit
@@ -21,7 +22,7 @@ def run_updates(model, state, step, loss, data, order, count, where, good, key=N
         Model and state; losses `[len(order)]`, the stats of the last update, the updates done.
     """
     arrays, static = eqx.partition((model, state), eqx.is_array)
-    dtype = float_dtype(model)
+    dtype = weight_dtype(model)
 
     def one(arrays: PyTree, rows: Array, number: Any) -> tuple[PyTree, Any]:
         model, state = eqx.combine(arrays, static)
@@ -85,6 +86,12 @@ def float_dtype(model: PyTree) -> np.dtype:
     return np.dtype(jnp.zeros(()).dtype)
 
 
+def weight_dtype(model: PyTree) -> np.dtype:
+    """Type of weights and sums of rows: that of the model, single precision at least."""
+    dtype = float_dtype(model)
+    return np.dtype(np.float32) if jnp.finfo(dtype).bits < 32 else dtype
+
+
 def strong(tree: PyTree) -> PyTree:
     """A tree without weak types, which the first update would make strong: compiled twice."""
 
@@ -100,7 +107,7 @@ def relative_distance(now: PyTree, past: PyTree) -> Array:
     """Norm of the difference of two trees of arrays over that of the first."""
 
     def norm(tree: PyTree) -> Array:
-        squares = [jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree)]
+        squares = [jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(wide(tree))]
         return jnp.sqrt(sum(squares[1:], squares[0]))
 
-    return norm(jax.tree.map(jnp.subtract, now, past)) / norm(now)
+    return norm(jax.tree.map(jnp.subtract, wide(now), wide(past))) / norm(now)

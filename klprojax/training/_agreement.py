@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..fitting._updates import float_dtype
+from ..fitting._precision import wide
+from ..fitting._updates import weight_dtype
 from ._evaluate import find_loss
 from ._gradient_step import as_function_of_parameters
 from ._projection_direction import ProjectionDirection
@@ -65,14 +66,14 @@ def gradient_agreement(
     """
     loss = find_loss(loss)
     if weights is None:
-        weights = jnp.ones(len(jax.tree.leaves(x)[0]), float_dtype(model))
+        weights = jnp.ones(len(jax.tree.leaves(x)[0]), weight_dtype(model))
     params, of_params = as_function_of_parameters(model, x, y, weights, loss, key)
     gradient, _ = jax.grad(of_params, has_aux=True)(params)
     direction, _ = step.direction(model, x, y, weights, loss, key)
     pairs = list(
         zip(
             jax.tree.leaves(direction.slopes),
-            jax.tree.leaves(gradient),
+            jax.tree.leaves(wide(gradient)),
             strict=True,
         )
     )

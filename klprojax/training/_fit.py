@@ -17,7 +17,7 @@ from ..fitting._loop import At, Loop, Phase, check_at_least
 from ..fitting._network import needs_key
 from ..fitting._placement import place
 from ..fitting._step import AbstractStep
-from ..fitting._updates import float_dtype
+from ..fitting._updates import weight_dtype
 from ._evaluate import Evaluator, find_loss, metric_name
 from ._inputs import check_data, check_model, check_weights, to_arrays
 
@@ -80,8 +80,9 @@ def fit(
     """Train a model by repeating a step over batches of rows.
 
     Updates run in long stretches on the device, so a step of a millisecond is not slowed by the
-    host. All batches have one shape: short ones are padded with rows of weight 0. Floating data
-    take the floating type of the model.
+    host. All batches have one shape: short ones are padded with rows of weight 0. Floating inputs
+    take the floating type of the model, targets too but single precision at least. What rounding
+    drops of parameters of half precision is kept and added up.
 
     Args:
         model: a callable on one sample, with the weights as its arrays; or the pair
@@ -186,7 +187,7 @@ def fit(
     total = total if max_updates is None else min(total, max_updates)
     every = batches.count if evaluate_every is None else evaluate_every
     windows = tuple(sorted(set(windows)))
-    given = () if masses is None else (jnp.asarray(masses, float_dtype(model)),)
+    given = () if masses is None else (jnp.asarray(masses, weight_dtype(model)),)
     data, measured = where.put((x, y, *given)), metric_name(metric)
 
     def measure(at: At, stats: dict[str, Any]) -> Any:

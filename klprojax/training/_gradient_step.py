@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
 from ..fitting._network import forward, parameters, partition, rows_of_batch, with_state
+from ..fitting._precision import follow, narrow, start, wide
 from ..fitting._step import (
     AbstractStep,
     StepInfo,
@@ -56,7 +57,7 @@ class GradientStep(AbstractStep):
 
     def init(self, model: PyTree) -> PyTree:
         """Return the optimiser's state."""
-        return self.optimiser.init(parameters(model))
+        return start(parameters(model), self.optimiser.init)
 
     @on_any_mesh(out=("model", "state", None))
     def update(
@@ -73,10 +74,19 @@ class GradientStep(AbstractStep):
         params, of_params = as_function_of_parameters(model, x, y, weights, loss, key)
         found, gradient = jax.value_and_grad(of_params, has_aux=True)(params)
         value, (after, named) = found
-        more = {"value": value, "grad": gradient, "value_fn": lambda p: of_params(p)[0]}
-        updates, state = apply_optimiser(self.optimiser, gradient, state, params, **more)
+        gradient = wide(gradient)
+        more = {
+            "value": value,
+            "grad": gradient,
+            "value_fn": lambda full: of_params(narrow(full, params))[0],
+        }
+        new, state, updates = follow(
+            params,
+            state,
+            lambda full, inner: apply_optimiser(self.optimiser, gradient, inner, full, **more),
+        )
         stats = {"gradient_norm": layer_norms(gradient), "displacement_norm": layer_norms(updates)}
-        model = with_state(eqx.apply_updates(model, updates), after)
+        model = with_state(eqx.combine(new, partition(model)[1]), after)
         return model, state, StepInfo(value, with_named(stats, named))
 
 
@@ -88,7 +98,8 @@ def as_function_of_parameters(
     The function gives the next state and the numbers of the loss beside it.
     """
     params, rest = partition(model)
-    y, rows = without_padding(y, weights), rows_of_batch(model, x, weights, key)
+    y, rows = wide(without_padding(y, weights)), rows_of_batch(model, x, weights, key)
+    weights = wide(weights)
 
     def of_parameters(params: PyTree) -> tuple[Array, Any]:
         outputs, state = forward(eqx.combine(params, rest), rows)

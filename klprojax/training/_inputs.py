@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .._tracing import LiftError, no_python_values
 from ..fitting._network import forward, has_state, rows_of_batch
-from ..fitting._updates import float_dtype
+from ..fitting._updates import float_dtype, weight_dtype
 from ._outputs import AbstractOutputFactor
 
 
@@ -88,16 +88,20 @@ def _kind(data: Any) -> str:
 
 
 def to_arrays(data: Any, model: PyTree) -> tuple[PyTree, PyTree]:
-    """Data as JAX arrays; floating ones take the model's type, so that none is mixed with it."""
-    dtype = float_dtype(model)
+    """Data as JAX arrays; floating ones take the model's type, so that none is mixed with it.
 
-    def convert(leaf: Any) -> Array:
-        array = np.asarray(leaf)
-        floating = jnp.issubdtype(array.dtype, jnp.floating)
-        return jnp.asarray(array.astype(dtype) if floating else array)
+    Targets take that of its sums.
+    """
 
-    x, y = jax.tree.map(convert, tuple(data))
-    return x, y
+    def convert(tree: PyTree, dtype: np.dtype) -> PyTree:
+        arrays = jax.tree.map(np.asarray, tree)
+        return jax.tree.map(
+            lambda a: jnp.asarray(a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a),
+            arrays,
+        )
+
+    x, y = data
+    return convert(x, float_dtype(model)), convert(y, weight_dtype(model))
 
 
 def check_model(

@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from ..fitting._network import needs_key
 from ..fitting._step import AbstractStep
-from ..fitting._updates import float_dtype, update_key
+from ..fitting._updates import update_key, weight_dtype
 from ._inputs import to_arrays
 
 
@@ -33,7 +33,7 @@ def update_memory(
         lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype),
         to_arrays(jax.tree.map(lambda leaf: leaf[:1], tuple(data)), model),
     )
-    weights = jax.ShapeDtypeStruct((batch_size,), jnp.dtype(float_dtype(model)))
+    weights = jax.ShapeDtypeStruct((batch_size,), jnp.dtype(weight_dtype(model)))
     key = jax.random.key(0) if needs_key(model, x) else None
 
     def update(arrays: PyTree, x: PyTree, y: PyTree, weights: Array) -> PyTree:

@@ -10,7 +10,8 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
-from ..fitting._network import parameters, state_after, with_state
+from ..fitting._network import parameters, partition, state_after, with_state
+from ..fitting._precision import follow, start, wide
 from ..fitting._step import AbstractStep, StepInfo, apply_optimiser, with_named
 from ._gradient_step import layer_norms
 from .moves import Direction
@@ -54,6 +55,7 @@ def projection_slopes(
 
     Reference: Theorem 3.3 and Corollary 3.4.
     """
+    weights = wide(weights)
     stiff = 1 / jnp.asarray(ratio, weights.dtype)
     base = Precisions() if precisions is None else precisions
     scaled = Precisions(
@@ -90,7 +92,8 @@ def projection_direction(
     is Adam on the projection's direction. The updates passed in are not read.
 
     Args:
-        static: what `eqx.partition(model, eqx.is_inexact_array)` leaves beside the parameters.
+        static: what `eqx.partition(model, eqx.is_inexact_array)` leaves beside the parameters; of a
+            pair (network, state) with `(eqx.is_inexact_array, False)`, and the state stays.
         loss: an output factor.
         ratio: see `projection_slopes`.
         precisions: see `projection_slopes`.
@@ -155,7 +158,7 @@ class ProjectionDirection(AbstractStep):
 
     def init(self, model: PyTree) -> PyTree:
         """Return the optimiser's state."""
-        return self.optimiser.init(parameters(model))
+        return start(parameters(model), self.optimiser.init)
 
     @on_any_mesh(out=("model", "state", None))
     def update(
@@ -170,12 +173,16 @@ class ProjectionDirection(AbstractStep):
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """One sweep and one step of the optimiser; see `AbstractStep.update`."""
         (_, slopes, before), stats = self.direction(model, x, y, weights, loss, key)
-        params = parameters(model)
+        params, rest = partition(model)
         descent = jax.tree.map(jnp.negative, slopes)
-        updates, state = apply_optimiser(self.optimiser, descent, state, params, value=before)
+        new, state, updates = follow(
+            params,
+            state,
+            lambda full, inner: apply_optimiser(self.optimiser, descent, inner, full, value=before),
+        )
         stats["displacement_norm"] = layer_norms(updates)
         after = state_after(model, x, weights, key)
-        return with_state(eqx.apply_updates(model, updates), after), state, StepInfo(before, stats)
+        return with_state(eqx.combine(new, rest), after), state, StepInfo(before, stats)
 
     def direction(
         self,

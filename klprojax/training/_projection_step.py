@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
 from ..fitting._network import parameters, partition, state_after, with_state
+from ..fitting._precision import follow, start, wide
 from ..fitting._step import AbstractStep, StepInfo, with_named
 from ._gradient_step import layer_norms
 from .moves import AbstractMove, Direction, Spectral
@@ -79,7 +80,7 @@ class ProjectionStep(AbstractStep):
 
     def init(self, model: PyTree) -> PyTree:
         """State of the move."""
-        return self.move.init(parameters(model))
+        return start(parameters(model), self.move.init)
 
     @on_any_mesh(out=("model", "state", None))
     def update(
@@ -88,8 +89,7 @@ class ProjectionStep(AbstractStep):
         """Iterate on one batch and move; see the class."""
         arrays, static = partition(model)
         direction, stats = self.direction(model, x, y, weights, loss, key)
-        moves, state = self.move.move(direction, state)
-        new = jax.tree.map(jnp.add, arrays, moves)
+        new, state, moves = follow(arrays, state, lambda _, inner: self.move.move(direction, inner))
         stats["displacement_norm"] = layer_norms(moves)
         model = with_state(eqx.combine(new, static), state_after(model, x, weights, key))
         return model, state, StepInfo(direction.loss, stats)
@@ -118,6 +118,7 @@ class ProjectionStep(AbstractStep):
             constraints), `certificate` (largest relative change in the last iteration),
             `iterations`, and the numbers that the loss names.
         """
+        weights = wide(weights)
         network, values = lift(model, x, y, weights, loss, self.precisions, self.consensus, key)
         start = self.scheme.start(network, values)
         before, named = network.mean_loss(network.outputs(values), weights)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..fitting._batches import Batches
 from ..fitting._step import AbstractStep
-from ..fitting._updates import float_dtype, rows_of, strong, update_key
+from ..fitting._updates import rows_of, strong, update_key, weight_dtype
 from ._evaluate import find_loss
 
 
@@ -77,7 +77,7 @@ def scan_fit(
     """
     loss = find_loss(loss)
     arrays, static = eqx.partition(strong((model, step.init(model))), eqx.is_array)
-    dtype, train = float_dtype(model), jax.tree.map(jnp.asarray, tuple(train))
+    dtype, train = weight_dtype(model), jax.tree.map(jnp.asarray, tuple(train))
     train = train if weights is None else (*train, jnp.asarray(weights))
 
     def one(arrays: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, Array]:
