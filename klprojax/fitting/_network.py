@@ -79,7 +79,10 @@ def call(model: PyTree, row: Rows) -> tuple[PyTree, PyTree]:
         return _call(model, row, more)
     except Exception as error:
         if row.keys is None and _takes_key(model):
-            error.add_note("It was called without a key; give one, key=jax.random.key(0).")
+            error.add_note(
+                "It was called without a key; if it draws random numbers, give one: "
+                "key=jax.random.key(0)."
+            )
         raise
 
 

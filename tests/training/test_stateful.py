@@ -179,7 +179,7 @@ def test_what_is_wrong_is_said_once():
         fit((lambda x, state: net.last.bias * x[0], state), step, data, **options)
     with pytest.raises(ValueError, match="takes no key; add `key=None`"):
         fit((net, state), Keyless(), data, **options)
-    with pytest.raises(RuntimeError, match=r"(?s)requires a key.*give one, key=jax.random.key"):
+    with pytest.raises(RuntimeError, match=r"(?s)requires a key.*give one: key=jax.random.key"):
         step.update((net, state), step.init((net, state)), X, Y, WEIGHTS, CrossEntropy())
 
     class Largest(eqx.Module):
