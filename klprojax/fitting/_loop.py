@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from . import _checkpoint
 from ._batches import Batches
+from ._network import parameters
 from ._placement import HERE, Placement
 from ._progress import progress_bar
 from ._step import AbstractStep
@@ -45,7 +45,7 @@ class At:
         phase: which phase; it began after the update `began`.
         waited: evaluations since the best one, in this phase.
         seconds: in updates; `elapsed` also between them, at the last evaluation.
-        loss_sum: of the rows met since the last evaluation, `loss_rows` many.
+        loss_sum: of the rows met since the last evaluation, of summed weight `loss_rows`.
         past: weights of earlier updates that a coming evaluation is compared with.
         kept: the update that the checkpoint is of.
     """
@@ -62,7 +62,7 @@ class At:
     seconds: float = 0.0
     elapsed: float = 0.0
     loss_sum: float = 0.0
-    loss_rows: int = 0
+    loss_rows: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     past: dict[int, PyTree] = field(default_factory=dict)
     kept: int | None = None
@@ -82,7 +82,7 @@ class At:
     def distance(self, window: int) -> float | None:
         """Relative distance of the weights from those `window` updates ago, if they are kept."""
         past = self.past.get(self.update - window)
-        return None if past is None else float(relative_distance(_weights(self.model), past))
+        return None if past is None else float(relative_distance(parameters(self.model), past))
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ class Loop:
         ahead: compile, and try the first update, before the run starts: seconds are without
             compiling then, the numbers of that update are part of the identity, and the progress
             bar counts updates, not epochs.
+        key: of the random numbers of all updates, for networks that draw some.
+        masses: weight of every row of the data; 1 if None.
     """
 
     phases: tuple[Phase, ...]
@@ -147,6 +149,8 @@ class Loop:
     windows: tuple[int, ...] = ()
     good: Callable[[Any], Any] = is_finite
     ahead: bool = True
+    key: Any = None
+    masses: np.ndarray | None = None
 
     def run(self, model: PyTree) -> At:
         """Run from a model, or from the checkpoint."""
@@ -281,8 +285,8 @@ class Loop:
             return None
         moved = jax.tree.map(
             lambda a, b: float(np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b))),
-            _weights(model),
-            _weights(at.model),
+            parameters(model),
+            parameters(at.model),
         )
         return [float(losses[0]), *jax.tree.leaves(moved)]
 
@@ -296,7 +300,9 @@ class Loop:
             rows[:count] = batches.updates(at.update - at.began, count)
             order = self.where.put(jnp.asarray(rows), 1)
         number = jnp.asarray(count, jnp.int32)
-        rest = (self.loss, self.data, order, number, self.where, self.good)
+        rest = [self.loss, self.data, order, number, self.where, self.good]
+        if self.key is not None:
+            rest += [self.where.put(self.key), jnp.asarray(at.update, jnp.int32)]
         return lambda step, model, state: run_updates(model, state, step, *rest)
 
     def _advance(self, at: At, count: int) -> dict[str, Any]:
@@ -317,13 +323,20 @@ class Loop:
             raise ValueError(
                 self.fault.format(value=value, minus=-value, update=update, epoch=epoch)
             )
-        places = (at.update - at.began + np.arange(count)) % batches.count
-        last = batches.rows - (batches.count - 1) * batches.size
-        rows = np.where(places == batches.count - 1, last, batches.size)
+        rows = self._masses(batches, at.update - at.began, count)
         at.loss_sum += float((values * rows).sum())
-        at.loss_rows += int(rows.sum())
+        at.loss_rows += float(rows.sum())
         at.model, at.state, at.update = model, state, at.update + count
         return stats
+
+    def _masses(self, batches: Batches, first: int, count: int) -> np.ndarray:
+        """Summed weights of the rows of updates."""
+        if self.masses is not None:
+            order = batches.updates(first, count)
+            return np.where(order < 0, 0, self.masses[order]).sum(1)
+        places = (first + np.arange(count)) % batches.count
+        last = batches.rows - (batches.count - 1) * batches.size
+        return np.where(places == batches.count - 1, last, batches.size)
 
     def _remember(self, at: At) -> None:
         """Keep the weights that a coming entry will be compared with."""
@@ -332,7 +345,7 @@ class Loop:
         for window in self.windows:
             target = at.update + window
             if target % self.every == 0 or target == self._end(at):
-                at.past[at.update] = _weights(at.model)
+                at.past[at.update] = parameters(at.model)
         for update in [u for u in at.past if u < at.update - self.windows[-1]]:
             del at.past[update]
 
@@ -342,7 +355,7 @@ class Loop:
         now = time.perf_counter()
         at.elapsed, at.mark = at.elapsed + now - at.mark, now
         entry, value, losses = self.measure(at, stats)
-        at.loss_sum, at.loss_rows = 0.0, 0
+        at.loss_sum, at.loss_rows = 0.0, 0.0
         if value is None or value < at.best_value:
             at.best, at.best_update, at.waited = at.model, at.update, 0
             at.best_value = at.best_value if value is None else value
@@ -380,12 +393,8 @@ class Loop:
             ) from None
         self.refuse(at, found)
         trees = {"model": at.model, "best": at.best, "state": at.state}
-        trees |= {f"past_{update}": _weights(at.model) for update in past}
+        trees |= {f"past_{update}": parameters(at.model) for update in past}
         filled = (_checkpoint.fill(self.checkpoint, arrays, *part) for part in trees.items())
         at.model, at.best, at.state, *snapshots = map(self.where.put, filled)
         at.past = dict(zip(past, snapshots, strict=True))
         at.kept = at.update
-
-
-def _weights(model: PyTree) -> PyTree:
-    return eqx.filter(model, eqx.is_inexact_array)

@@ -21,7 +21,9 @@ class Means:
         order = Batches(rows, size, where.devices, shuffle=False).epoch(0)
         self.real = order.reshape(-1) >= 0
         self.where, self.data = where, where.put(data)
-        self.order = where.put(jnp.asarray(np.maximum(order, 0)), 1)
+        # Padding is the batch's own rows in turn: a network may take statistics of the batch.
+        order = np.stack([np.resize(batch[batch >= 0], len(batch)) for batch in order])
+        self.order = where.put(jnp.asarray(order), 1)
 
     def __call__(self, values: Callable[..., Any], model: PyTree) -> list[Any]:
         """Means of `values(model, *data)`, a tuple of arrays `[batch]`; None of None.

@@ -43,31 +43,66 @@ class AbstractStep(eqx.Module):
         x: PyTree,
         y: PyTree,
         weights: Float[Array, " batch"],
-        loss: Callable[[Any, Any], Array] | None,
+        loss: Callable[[Any, Any], Any] | None,
+        key: Any = None,
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """Take a model and its state to the next ones.
 
         Args:
-            model: a network, callable on one sample, of which `jax.vmap(model)` takes the batch; or
-                a circuit with its parameters.
+            model: a network, callable on one sample, of which `jax.vmap(model)` takes the batch;
+                the pair (network, state) of `equinox.nn.make_with_state`; or a circuit with its
+                parameters.
             state: of `init` or of the update before.
             x: inputs, leading axis `batch`.
             y: targets, leading axis `batch`; None for circuits.
-            weights: 1 for a row, 0 for the padding of a short batch; every mean is weighted.
+            weights: of the rows, 0 for the padding of a short batch; every mean is weighted, so a
+                row of weight 2 counts as two.
             loss: an output factor `loss(outputs, y) -> [batch]`, in nats; None for circuits, whose
-                loss is minus the log-likelihood.
+                loss is minus the log-likelihood. It may return `([batch], numbers by name)` too.
+            key: of the random numbers of this update, for networks that take one; given only
+                where the run has keys, so a step for others may leave it out.
 
         Returns:
             The new model, the new state and a `StepInfo`.
         """
 
 
-def weighted_mean(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Array:
+def weighted_mean(
+    values: Float[Array, "batch *rest"], weights: Float[Array, " batch"]
+) -> Float[Array, "*rest"]:
     """Mean of the rows of weight above 0; what the others hold does not matter, NaN included."""
-    weights = weights.astype(values.dtype)
+    weights = weights.astype(values.dtype).reshape((-1,) + (1,) * (values.ndim - 1))
     # 0 * inf would be NaN, so padding is replaced before it is weighted.
     values = jnp.where(weights > 0, values, jnp.zeros_like(values))
-    return jnp.sum(weights * values) / jnp.sum(weights)
+    return jnp.sum(weights * values, axis=0) / jnp.sum(weights)
+
+
+def mean_loss(
+    loss: Callable[[Any, Any], Any], outputs: PyTree, y: Any, weights: Float[Array, " batch"]
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Weighted mean of a loss, and of the numbers by name that it may return beside the rows."""
+    values = loss(outputs, y)
+    values, named = values if isinstance(values, tuple) else (values, {})
+
+    def mean(number: Any) -> Array:
+        number = jnp.asarray(number)
+        if number.shape[:1] != weights.shape:
+            return number
+        real = jnp.issubdtype(number.dtype, jnp.floating)
+        return weighted_mean(number if real else number.astype(weights.dtype), weights)
+
+    return weighted_mean(values, weights), {name: mean(number) for name, number in named.items()}
+
+
+def with_named(stats: dict[str, Array], named: dict[str, Array]) -> dict[str, Array]:
+    """Figures of a step and numbers of its loss.
+
+    Raises:
+        ValueError: a name is taken.
+    """
+    if both := sorted(stats.keys() & named.keys()):
+        raise ValueError(f"The loss names a number {both[0]}, as the step does; rename it.")
+    return {**stats, **named}
 
 
 def without_padding(targets: PyTree, weights: Float[Array, " batch"]) -> PyTree:

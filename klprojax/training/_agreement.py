@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..fitting._updates import float_dtype
+from ..fitting._precision import wide
+from ..fitting._updates import weight_dtype
 from ._evaluate import find_loss
 from ._gradient_step import as_function_of_parameters
 from ._projection_direction import ProjectionDirection
@@ -36,6 +37,7 @@ def gradient_agreement(
     *,
     loss: Callable[[Any, Any], Array] | None = None,
     weights: Float[Array, " batch"] | None = None,
+    key: Any = None,
 ) -> GradientAgreement:
     """Compare the slopes that a step reads from its projections with the gradient of the mean loss.
 
@@ -43,11 +45,12 @@ def gradient_agreement(
 
     Args:
         step: the step, before its move.
-        model: a callable on one sample.
+        model: a callable on one sample, or a pair (network, state).
         x: a batch.
         y: its targets.
         loss: an output factor (default: `CrossEntropy()`).
         weights: of the rows; 1 if None.
+        key: for a network that takes one: both draw the same numbers from it.
 
     Returns:
         A `GradientAgreement`.
@@ -63,13 +66,14 @@ def gradient_agreement(
     """
     loss = find_loss(loss)
     if weights is None:
-        weights = jnp.ones(len(jax.tree.leaves(x)[0]), float_dtype(model))
-    params, mean_loss = as_function_of_parameters(model, x, y, weights, loss)
-    direction, _ = step.direction(model, x, y, weights, loss)
+        weights = jnp.ones(len(jax.tree.leaves(x)[0]), weight_dtype(model))
+    params, of_params = as_function_of_parameters(model, x, y, weights, loss, key)
+    gradient, _ = jax.grad(of_params, has_aux=True)(params)
+    direction, _ = step.direction(model, x, y, weights, loss, key)
     pairs = list(
         zip(
             jax.tree.leaves(direction.slopes),
-            jax.tree.leaves(jax.grad(mean_loss)(params)),
+            jax.tree.leaves(wide(gradient)),
             strict=True,
         )
     )

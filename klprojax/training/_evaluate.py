@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .._tracing import no_python_values
 from ..fitting._means import Means
+from ..fitting._network import for_inference, forward, needs_key, rows_of_batch
 from ..fitting._placement import Placement, place
 from ._inputs import check_data, check_model, label_classes, to_arrays
 from ._outputs import CrossEntropy
@@ -32,17 +33,21 @@ def evaluate(
     model: PyTree,
     data: Any,
     *,
-    loss: Callable[[Any, Any], Array] | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
     metric: str | Callable[[Any, Any], Array] | None = "accuracy",
     batch_size: int | None = 256,
     devices: Sequence[Any] | None = None,
 ) -> Evaluation:
     """Mean loss and metric of a model on data, summed over rows in double precision.
 
+    Layers are in inference mode: dropout passes everything, batch norm uses its running statistics.
+    What a network still draws is the same in every call.
+
     Args:
-        model: a callable on one sample.
+        model: a callable on one sample, or a pair (network, state).
         data: the pair (x, y), leading axes the rows.
         loss: an output factor `loss(outputs, y) -> [batch]`, nats (default: `CrossEntropy()`).
+            Numbers that it returns beside the rows are left out.
         metric: `"accuracy"`, a function `metric(outputs, y) -> [batch]`, or None.
         batch_size: rows at a time; None for all.
         devices: devices to split batches over; all local ones if None.
@@ -58,7 +63,7 @@ def evaluate(
     )
 
 
-def find_loss(loss: Callable[[Any, Any], Array] | None) -> Callable[[Any, Any], Array]:
+def find_loss(loss: Callable[[Any, Any], Any] | None) -> Callable[[Any, Any], Any]:
     """The loss given, or the default one.
 
     Raises:
@@ -82,25 +87,29 @@ class Evaluator:
         name: str,
         model: PyTree,
         data: Any,
-        loss: Callable[[Any, Any], Array],
+        loss: Callable[[Any, Any], Any],
         metric: str | Callable[[Any, Any], Array] | None,
         batch_size: int | None,
         where: Placement,
     ):
         rows = check_data(name, data)
         x, y = to_arrays(data, model)
-        outputs = check_model(name, model, x, y, loss)
+        key = jax.random.key(0) if needs_key(model, x) else None
+        outputs = check_model(name, for_inference(model), x, y, loss, key)
         metric = find_metric(metric, outputs, y)
-        self.metric, self.values = metric, eqx.Partial(_row_values, loss, metric)
+        self.metric, self.values = metric, eqx.Partial(_row_values, loss, metric, key)
         self.means = Means((x, y), rows, batch_size, where)
 
     def __call__(self, model: PyTree) -> Evaluation:
         return Evaluation(*self.means(self.values, model))
 
 
-def _row_values(loss, metric, model, x, y) -> tuple[Array, Array | None]:
-    outputs = jax.vmap(model)(x)
-    return loss(outputs, y), None if metric is None else metric(outputs, y)
+def _row_values(loss, metric, key, model, x, y) -> tuple[Array, Array | None]:
+    model = for_inference(model)
+    outputs, _ = forward(model, rows_of_batch(model, x, None, key))
+    values = loss(outputs, y)
+    values = values[0] if isinstance(values, tuple) else values
+    return values, None if metric is None else metric(outputs, y)
 
 
 def find_metric(

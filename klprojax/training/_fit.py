@@ -1,21 +1,25 @@
 """Training a network: what is measured, checked and kept by the loop of `fitting`."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._store import check_writable
 from ..fitting._batches import Batches
 from ..fitting._loop import At, Loop, Phase, check_at_least
+from ..fitting._network import needs_key
 from ..fitting._placement import place
 from ..fitting._step import AbstractStep
+from ..fitting._updates import weight_dtype
 from ._evaluate import Evaluator, find_loss, metric_name
-from ._inputs import check_data, check_model, to_arrays
+from ._inputs import check_data, check_model, check_weights, to_arrays
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def fit(
     train: Any,
     validation: Any = None,
     *,
-    loss: Callable[[Any, Any], Array] | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    weights: Any = None,
     epochs: int,
     batch_size: int | None = 256,
     seed: int = 0,
@@ -75,18 +80,31 @@ def fit(
     """Train a model by repeating a step over batches of rows.
 
     Updates run in long stretches on the device, so a step of a millisecond is not slowed by the
-    host. All batches have one shape: short ones are padded with rows of weight 0. Floating data
-    take the floating type of the model.
+    host. All batches have one shape: short ones are padded with rows of weight 0. Floating inputs
+    take the floating type of the model, targets too but single precision at least. What rounding
+    drops of parameters of half precision is kept and added up.
 
     Args:
-        model: a callable on one sample, with the weights as its arrays.
+        model: a callable on one sample, with the weights as its arrays; or the pair
+            (network, state) of `equinox.nn.make_with_state`, called as `network(x, state)` and
+            returned as such a pair. The state is not trained. With a state the rows of a batch have
+            the axis `"batch"`, as `equinox.nn.BatchNorm(..., "batch")` needs; padding rows are then
+            copies of the batch's own. A network that takes a keyword `key`, and whose outputs
+            depend on it, gets one per row, made from the seed, the number of the update and the
+            place in the batch. Evaluations are in inference mode.
         step: an update, `GradientStep` for example.
         train: the pair (x, y), each an array or pytree of arrays with leading axis the rows.
         validation: the same, to choose the best model; may be left out.
-        loss: an output factor `loss(outputs, y) -> [batch]`, nats (default: `CrossEntropy()`).
+        loss: an output factor `loss(outputs, y) -> [batch]`, nats (default: `CrossEntropy()`). It
+            may return the pair of them and a dict of numbers by name, of the rows or of the batch:
+            their means stand in the history's `stats`.
+        weights: of the training rows, at least 0: in the mean loss of a batch, and in `train_loss`,
+            a row of weight 2 counts as two; rows of weight 0 are left out. Evaluations count every
+            row once, and so do statistics of the batch. 1 if None.
         epochs: passes over the rows, at most.
         batch_size: rows per update; None for all rows, in their order.
-        seed: of the order of the rows; that of an epoch depends on seed and epoch only.
+        seed: of the order of the rows, which in an epoch depends on seed and epoch only, and of
+            keys.
         patience: stop after that many evaluations without a better one; never if None.
         select: `"loss"`: the best model is that of least validation loss; `"metric"`: of largest
             metric (the earliest of equals).
@@ -142,8 +160,19 @@ def fit(
         check_writable(checkpoint)
     rows = check_data("train", train)
     loss = find_loss(loss)
+    masses = None if weights is None else check_weights(weights, rows)
+    if masses is not None and not masses.all():
+        kept = np.flatnonzero(masses)
+        train = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], tuple(train))
+        rows, masses = len(kept), masses[kept]
     x, y = to_arrays(train, model)
-    check_model("train", model, x, y, loss)
+    key = jax.random.key(seed) if needs_key(model, x) else None
+    if key is not None and not _takes_key(step):
+        raise ValueError(
+            f"The network draws random numbers, but {type(step).__name__}.update takes no key; add "
+            "`key=None` to its arguments and hand it on."
+        )
+    check_model("train", model, x, y, loss, key)
     where = place(devices)
     held = None
     if validation is not None:
@@ -158,7 +187,8 @@ def fit(
     total = total if max_updates is None else min(total, max_updates)
     every = batches.count if evaluate_every is None else evaluate_every
     windows = tuple(sorted(set(windows)))
-    data, measured = where.put((x, y)), metric_name(metric)
+    given = () if masses is None else (jnp.asarray(masses, weight_dtype(model)),)
+    data, measured = where.put((x, y, *given)), metric_name(metric)
 
     def measure(at: At, stats: dict[str, Any]) -> Any:
         entry: dict[str, Any] = {
@@ -214,6 +244,8 @@ def fit(
         progress=progress,
         where=where,
         windows=windows,
+        key=key,
+        masses=masses,
     )
     at = loop.run(model)
     return FitResult(
@@ -226,3 +258,8 @@ def fit(
         stopped_early=loop.exhausted(at),
         compile_seconds=at.compile_seconds,
     )
+
+
+def _takes_key(step: AbstractStep) -> bool:
+    names = inspect.signature(step.update).parameters
+    return "key" in names or any(p.kind is p.VAR_KEYWORD for p in names.values())

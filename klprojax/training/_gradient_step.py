@@ -10,11 +10,14 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
+from ..fitting._network import forward, parameters, partition, rows_of_batch, with_state
+from ..fitting._precision import follow, narrow, start, wide
 from ..fitting._step import (
     AbstractStep,
     StepInfo,
     apply_optimiser,
-    weighted_mean,
+    mean_loss,
+    with_named,
     without_padding,
 )
 
@@ -28,7 +31,7 @@ class GradientStep(AbstractStep):
     numbers in one pass, so that is what runs here; a projection step iterates the operator itself.
 
     Reports `gradient_norm` and `displacement_norm` by weight matrix, in the model's order (by
-    array if the model has no matrix).
+    array if the model has no matrix), and the numbers that the loss names.
 
     Attributes:
         optimiser: turns gradients into updates; optax's line searches and L-BFGS work too.
@@ -54,7 +57,7 @@ class GradientStep(AbstractStep):
 
     def init(self, model: PyTree) -> PyTree:
         """Return the optimiser's state."""
-        return self.optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+        return start(parameters(model), self.optimiser.init)
 
     @on_any_mesh(out=("model", "state", None))
     def update(
@@ -64,29 +67,46 @@ class GradientStep(AbstractStep):
         x: PyTree,
         y: PyTree,
         weights: Float[Array, " batch"],
-        loss: Callable[[Any, Any], Array],
+        loss: Callable[[Any, Any], Any],
+        key: Any = None,
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """Take a model and its state to the next ones; see `AbstractStep.update`."""
-        params, mean_loss = as_function_of_parameters(model, x, y, weights, loss)
-        value, gradient = jax.value_and_grad(mean_loss)(params)
-        more = {"value": value, "grad": gradient, "value_fn": mean_loss}
-        updates, state = apply_optimiser(self.optimiser, gradient, state, params, **more)
+        params, of_params = as_function_of_parameters(model, x, y, weights, loss, key)
+        found, gradient = jax.value_and_grad(of_params, has_aux=True)(params)
+        value, (after, named) = found
+        gradient = wide(gradient)
+        more = {
+            "value": value,
+            "grad": gradient,
+            "value_fn": lambda full: of_params(narrow(full, params))[0],
+        }
+        new, state, updates = follow(
+            params,
+            state,
+            lambda full, inner: apply_optimiser(self.optimiser, gradient, inner, full, **more),
+        )
         stats = {"gradient_norm": layer_norms(gradient), "displacement_norm": layer_norms(updates)}
-        return eqx.apply_updates(model, updates), state, StepInfo(value, stats)
+        model = with_state(eqx.combine(new, partition(model)[1]), after)
+        return model, state, StepInfo(value, with_named(stats, named))
 
 
 def as_function_of_parameters(
-    model: PyTree, x: PyTree, y: Any, weights: Float[Array, " batch"], loss: Any
-) -> tuple[PyTree, Callable[[PyTree], Array]]:
-    """The inexact arrays of a model, and the mean loss of a batch as a function of them."""
-    params, rest = eqx.partition(model, eqx.is_inexact_array)
-    y = without_padding(y, weights)
+    model: PyTree, x: PyTree, y: Any, weights: Float[Array, " batch"], loss: Any, key: Any = None
+) -> tuple[PyTree, Callable[[PyTree], tuple[Array, Any]]]:
+    """The parameters of a model, and the mean loss of a batch as a function of them.
 
-    def mean_loss(params: PyTree) -> Array:
-        outputs = jax.vmap(eqx.combine(params, rest))(x)
-        return weighted_mean(loss(outputs, y), weights)
+    The function gives the next state and the numbers of the loss beside it.
+    """
+    params, rest = partition(model)
+    y, rows = wide(without_padding(y, weights)), rows_of_batch(model, x, weights, key)
+    weights = wide(weights)
 
-    return params, mean_loss
+    def of_parameters(params: PyTree) -> tuple[Array, Any]:
+        outputs, state = forward(eqx.combine(params, rest), rows)
+        value, named = mean_loss(loss, outputs, y, weights)
+        return value, (state, named)
+
+    return params, of_parameters
 
 
 def layer_norms(tree: PyTree) -> Float[Array, " layers"]:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._tracing import LiftError, no_python_values
-from ..fitting._updates import float_dtype
+from ..fitting._network import forward, has_state, rows_of_batch
+from ..fitting._updates import float_dtype, weight_dtype
 from ._outputs import AbstractOutputFactor
 
 
@@ -52,6 +53,30 @@ def check_data(name: str, data: Any) -> int:
     return first[1]
 
 
+def check_weights(weights: Any, rows: int) -> np.ndarray:
+    """Weights of training rows, in double precision.
+
+    Raises:
+        ValueError: not one number of at least 0 per row, or none above 0.
+    """
+    array = np.asarray(weights)
+    if array.shape != (rows,) or array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"weights is {array.dtype} of shape {array.shape}; expected one number for each of the "
+            f"{rows} training rows."
+        )
+    array = array.astype(np.float64)
+    good = np.isfinite(array) & (array >= 0)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise ValueError(
+            f"weights holds {array[row]} in row {row}; expected numbers of at least 0."
+        )
+    if not array.any():
+        raise ValueError("weights is 0 in every row; nothing would be trained on.")
+    return array
+
+
 def _is_small_float(array: np.ndarray) -> bool:
     # bfloat16 and its like are of kind "V" to numpy.
     return bool(jnp.issubdtype(array.dtype, jnp.inexact))
@@ -63,20 +88,29 @@ def _kind(data: Any) -> str:
 
 
 def to_arrays(data: Any, model: PyTree) -> tuple[PyTree, PyTree]:
-    """Data as JAX arrays; floating ones take the model's type, so that none is mixed with it."""
-    dtype = float_dtype(model)
+    """Data as JAX arrays; floating ones take the model's type, so that none is mixed with it.
 
-    def convert(leaf: Any) -> Array:
-        array = np.asarray(leaf)
-        floating = jnp.issubdtype(array.dtype, jnp.floating)
-        return jnp.asarray(array.astype(dtype) if floating else array)
+    Targets take that of its sums.
+    """
 
-    x, y = jax.tree.map(convert, tuple(data))
-    return x, y
+    def convert(tree: PyTree, dtype: np.dtype) -> PyTree:
+        arrays = jax.tree.map(np.asarray, tree)
+        return jax.tree.map(
+            lambda a: jnp.asarray(a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a),
+            arrays,
+        )
+
+    x, y = data
+    return convert(x, float_dtype(model)), convert(y, weight_dtype(model))
 
 
 def check_model(
-    name: str, model: PyTree, x: PyTree, y: PyTree, loss: Callable[[Any, Any], Array]
+    name: str,
+    model: PyTree,
+    x: PyTree,
+    y: PyTree,
+    loss: Callable[[Any, Any], Any],
+    key: Array | None = None,
 ) -> PyTree:
     """Return the shapes of the model's outputs for two rows.
 
@@ -89,12 +123,16 @@ def check_model(
     shapes = [_shapes(part) for part in few]
     try:
         with no_python_values("the model"):
-            outputs = eqx.filter_eval_shape(lambda x: jax.vmap(model)(x), few[0])
+            outputs = eqx.filter_eval_shape(
+                lambda x, key: forward(model, rows_of_batch(model, x, None, key))[0], few[0], key
+            )
     except LiftError:
         raise
     except Exception as error:
+        called = " as model(x, state)" if has_state(model) else ""
         raise ValueError(
-            f"The model does not take rows of {name} x, of shape {shapes[0]}: {_line(error)}"
+            f"The model does not take rows of {name} x, of shape {shapes[0]}{called}: "
+            f"{_line(error)}"
         ) from error
     try:
         with no_python_values("the loss"):
@@ -106,6 +144,8 @@ def check_model(
             f"The loss does not take model outputs of shape {_shapes(outputs)} with rows of "
             f"{name} y, of shape {shapes[1]}: {_line(error)}"
         ) from error
+    if isinstance(values, tuple):
+        values = _without_named(values)
     if getattr(values, "shape", None) != (2,):
         raise ValueError(
             f"The loss must give one number per row; for 2 rows, model outputs of shape "
@@ -128,6 +168,16 @@ def check_model(
         whole = jax.tree.map(lambda o: jax.ShapeDtypeStruct(rows + o.shape[1:], o.dtype), outputs)
         loss.check(whole, y, f"{name} y")
     return outputs
+
+
+def _without_named(values: tuple[Any, ...]) -> Any:
+    if len(values) != 2 or not isinstance(values[1], dict):
+        kinds = ", ".join(type(value).__name__ for value in values)
+        raise ValueError(
+            "A loss returns one number per row, or the pair of them and a dict of numbers by name; "
+            f"this one returned ({kinds})."
+        )
+    return values[0]
 
 
 def label_classes(outputs: PyTree, y: PyTree) -> int | None:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..fitting._network import needs_key
 from ..fitting._step import AbstractStep
-from ..fitting._updates import float_dtype
+from ..fitting._updates import update_key, weight_dtype
 from ._inputs import to_arrays
 
 
@@ -32,11 +33,12 @@ def update_memory(
         lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype),
         to_arrays(jax.tree.map(lambda leaf: leaf[:1], tuple(data)), model),
     )
-    weights = jax.ShapeDtypeStruct((batch_size,), jnp.dtype(float_dtype(model)))
+    weights = jax.ShapeDtypeStruct((batch_size,), jnp.dtype(weight_dtype(model)))
+    key = jax.random.key(0) if needs_key(model, x) else None
 
     def update(arrays: PyTree, x: PyTree, y: PyTree, weights: Array) -> PyTree:
         model, state = eqx.combine(arrays, static)
-        model, state, info = step.update(model, state, x, y, weights, loss)
+        model, state, info = step.update(model, state, x, y, weights, loss, **update_key(key, 0))
         return eqx.filter((model, state, info), eqx.is_array)
 
     plan = jax.jit(update).lower(arrays, x, y, weights).compile().memory_analysis()

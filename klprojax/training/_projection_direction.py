@@ -10,16 +10,12 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
-from ..fitting._step import (
-    AbstractStep,
-    StepInfo,
-    apply_optimiser,
-    weighted_mean,
-    without_padding,
-)
+from ..fitting._network import parameters, partition, state_after, with_state
+from ..fitting._precision import follow, start, wide
+from ..fitting._step import AbstractStep, StepInfo, apply_optimiser, with_named
 from ._gradient_step import layer_norms
 from .moves import Direction
-from .network import LiftedNetwork, Precisions, trace_network
+from .network import Precisions, lift
 
 
 @on_any_mesh()
@@ -32,6 +28,7 @@ def projection_slopes(
     *,
     ratio: Any = 1e-4,
     precisions: Precisions | None = None,
+    key: Any = None,
 ) -> tuple[PyTree, Float[Array, ""], dict[str, Array]]:
     """Read the parameters' slopes after one backward sweep of local projections.
 
@@ -41,7 +38,7 @@ def projection_slopes(
     slope that goes on. Slopes of the copies of a parameter add up: messages multiply.
 
     Args:
-        model: a callable on one sample.
+        model: a callable on one sample, or a pair (network, state).
         x: a batch.
         y: its targets.
         weights: of the rows, at least 0: a row of weight 2 counts as two.
@@ -50,14 +47,15 @@ def projection_slopes(
             slopes tend to minus the gradient of the mean loss, with relative error of its order; at
             finite ratio each constraint makes a damped Gauss-Newton step.
         precisions: multiples of `1/ratio` by what is copied (`node` and `threshold` multiply 1).
+        key: of the random numbers that the network draws.
 
     Returns:
-        The mean slopes, a tree like the model's inexact arrays; the mean loss; figures by name.
+        The mean slopes, a tree like the model's inexact arrays (None in a state); the mean loss;
+        figures by name, those of the loss too.
 
     Reference: Theorem 3.3 and Corollary 3.4.
     """
-    graph, parameters = trace_network(model, x)
-    y = without_padding(y, weights)
+    weights = wide(weights)
     stiff = 1 / jnp.asarray(ratio, weights.dtype)
     base = Precisions() if precisions is None else precisions
     scaled = Precisions(
@@ -70,20 +68,20 @@ def projection_slopes(
         relative=base.relative,
         threshold=base.threshold,
     )
-    network = LiftedNetwork(graph, x, y, weights, loss, scaled, "slope")
-    state = network.start(parameters)
-    before = weighted_mean(loss(network.base(state.bases, graph.output), y), weights)
+    network, values = lift(model, x, y, weights, loss, scaled, "slope", key)
+    graph, state = network.graph, network.start(values)
+    before, named = network.mean_loss(network.base(state.bases, graph.output), weights)
     state = network.visit_output(state)
     for node in reversed(graph.constraints):
         state = network.visit(state, node)
     count = jnp.sum(weights)
     slopes = []
-    for index, parameter in zip(graph.parameters, parameters, strict=True):
+    for index, parameter in zip(graph.parameters, values, strict=True):
         total_slope = network.total_slope(state, index)
         slopes.append(jnp.zeros_like(parameter) if total_slope is None else total_slope / count)
-    structure = jax.tree.structure(eqx.filter(model, eqx.is_inexact_array))
+    structure = jax.tree.structure(parameters(model))
     stats = {"sensitivity_norm": network.sensitivity_norms(state)}
-    return jax.tree.unflatten(structure, slopes), before, stats
+    return jax.tree.unflatten(structure, slopes), before, with_named(stats, named)
 
 
 def projection_direction(
@@ -95,14 +93,15 @@ def projection_direction(
     is Adam on the projection's direction. The updates passed in are not read.
 
     Args:
-        static: what `eqx.partition(model, eqx.is_inexact_array)` leaves beside the parameters.
+        static: what `eqx.partition(model, eqx.is_inexact_array)` leaves beside the parameters; of a
+            pair (network, state) with `(eqx.is_inexact_array, False)`, and the state stays.
         loss: an output factor.
         ratio: see `projection_slopes`.
         precisions: see `projection_slopes`.
 
     Returns:
-        A transformation; `update(updates, state, params, x=..., y=..., weights=...)` needs the
-        batch (weights may be left out) and raises a ValueError without it.
+        A transformation; `update(updates, state, params, x=..., y=..., weights=..., key=...)` needs
+        the batch (weights and key may be left out) and raises a ValueError without it.
     """
 
     def init(params: PyTree) -> optax.EmptyState:
@@ -117,6 +116,7 @@ def projection_direction(
         x: Any = None,
         y: Any = None,
         weights: Any = None,
+        key: Any = None,
         **others: Any,
     ) -> tuple[PyTree, Any]:
         del updates, others
@@ -130,7 +130,7 @@ def projection_direction(
         weights = jnp.ones(rows, dtype) if weights is None else weights
         model = eqx.combine(params, static)
         slopes, _, _ = projection_slopes(
-            model, x, y, weights, loss, ratio=ratio, precisions=precisions
+            model, x, y, weights, loss, ratio=ratio, precisions=precisions, key=key
         )
         return jax.tree.map(jnp.negative, slopes), state
 
@@ -159,7 +159,7 @@ class ProjectionDirection(AbstractStep):
 
     def init(self, model: PyTree) -> PyTree:
         """Return the optimiser's state."""
-        return self.optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+        return start(parameters(model), self.optimiser.init)
 
     @on_any_mesh(out=("model", "state", None))
     def update(
@@ -169,18 +169,30 @@ class ProjectionDirection(AbstractStep):
         x: PyTree,
         y: PyTree,
         weights: Float[Array, " batch"],
-        loss: Callable[[Any, Any], Array],
+        loss: Callable[[Any, Any], Any],
+        key: Any = None,
     ) -> tuple[PyTree, PyTree, StepInfo]:
         """One sweep and one step of the optimiser; see `AbstractStep.update`."""
-        (_, slopes, before), stats = self.direction(model, x, y, weights, loss)
-        params = eqx.filter(model, eqx.is_inexact_array)
+        (_, slopes, before), stats = self.direction(model, x, y, weights, loss, key)
+        params, rest = partition(model)
         descent = jax.tree.map(jnp.negative, slopes)
-        updates, state = apply_optimiser(self.optimiser, descent, state, params, value=before)
+        new, state, updates = follow(
+            params,
+            state,
+            lambda full, inner: apply_optimiser(self.optimiser, descent, inner, full, value=before),
+        )
         stats["displacement_norm"] = layer_norms(updates)
-        return eqx.apply_updates(model, updates), state, StepInfo(before, stats)
+        after = state_after(model, x, weights, key)
+        return with_state(eqx.combine(new, rest), after), state, StepInfo(before, stats)
 
     def direction(
-        self, model: PyTree, x: PyTree, y: Any, weights: Float[Array, " batch"], loss: Any
+        self,
+        model: PyTree,
+        x: PyTree,
+        y: Any,
+        weights: Float[Array, " batch"],
+        loss: Any,
+        key: Any = None,
     ) -> tuple[Direction, dict[str, Array]]:
         """What one sweep says about the parameters; the displacement is that of the slopes.
 
@@ -190,12 +202,13 @@ class ProjectionDirection(AbstractStep):
             y: targets.
             weights: weight of every sample.
             loss: the output factor.
+            key: of the random numbers that the network draws.
 
         Returns:
             A `Direction`; figures by name.
         """
         slopes, before, stats = projection_slopes(
-            model, x, y, weights, loss, ratio=self.ratio, precisions=self.precisions
+            model, x, y, weights, loss, ratio=self.ratio, precisions=self.precisions, key=key
         )
         return Direction(slopes, slopes, before), stats
 

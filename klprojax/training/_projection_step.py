@@ -9,10 +9,12 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from .._sharding import on_any_mesh
-from ..fitting._step import AbstractStep, StepInfo, weighted_mean, without_padding
+from ..fitting._network import parameters, partition, state_after, with_state
+from ..fitting._precision import follow, start, wide
+from ..fitting._step import AbstractStep, StepInfo, with_named
 from ._gradient_step import layer_norms
 from .moves import AbstractMove, Direction, Spectral
-from .network import LiftedNetwork, Precisions, trace_network
+from .network import Precisions, lift
 from .schemes import AbstractNetworkScheme, CyclicProjections
 from .schemes._splitting import as_network_scheme
 
@@ -78,20 +80,28 @@ class ProjectionStep(AbstractStep):
 
     def init(self, model: PyTree) -> PyTree:
         """State of the move."""
-        return self.move.init(eqx.filter(model, eqx.is_inexact_array))
+        return start(parameters(model), self.move.init)
 
     @on_any_mesh(out=("model", "state", None))
-    def update(self, model, state, x, y, weights, loss) -> tuple[PyTree, PyTree, StepInfo]:
+    def update(
+        self, model, state, x, y, weights, loss, key=None
+    ) -> tuple[PyTree, PyTree, StepInfo]:
         """Iterate on one batch and move; see the class."""
-        arrays, static = eqx.partition(model, eqx.is_inexact_array)
-        direction, stats = self.direction(model, x, y, weights, loss)
-        moves, state = self.move.move(direction, state)
-        new = jax.tree.map(jnp.add, arrays, moves)
+        arrays, static = partition(model)
+        direction, stats = self.direction(model, x, y, weights, loss, key)
+        new, state, moves = follow(arrays, state, lambda _, inner: self.move.move(direction, inner))
         stats["displacement_norm"] = layer_norms(moves)
-        return eqx.combine(new, static), state, StepInfo(direction.loss, stats)
+        model = with_state(eqx.combine(new, static), state_after(model, x, weights, key))
+        return model, state, StepInfo(direction.loss, stats)
 
     def direction(
-        self, model: PyTree, x: PyTree, y: Any, weights: Float[Array, " batch"], loss: Any
+        self,
+        model: PyTree,
+        x: PyTree,
+        y: Any,
+        weights: Float[Array, " batch"],
+        loss: Any,
+        key: Any = None,
     ) -> tuple[Direction, dict[str, Array]]:
         """What the iterations on one batch say about the parameters.
 
@@ -101,17 +111,17 @@ class ProjectionStep(AbstractStep):
             y: targets.
             weights: weight of every sample.
             loss: the output factor.
+            key: of the random numbers that the network draws.
 
         Returns:
             A `Direction`; figures: `residual` (distance of the last projected points from their
-            constraints), `certificate` (largest relative change in the last iteration) and
-            `iterations`.
+            constraints), `certificate` (largest relative change in the last iteration),
+            `iterations`, and the numbers that the loss names.
         """
-        graph, parameters = trace_network(model, x)
-        y = without_padding(y, weights)
-        network = LiftedNetwork(graph, x, y, weights, loss, self.precisions, self.consensus)
-        start = self.scheme.start(network, parameters)
-        before = weighted_mean(loss(network.outputs(parameters), y), weights)
+        weights = wide(weights)
+        network, values = lift(model, x, y, weights, loss, self.precisions, self.consensus, key)
+        start = self.scheme.start(network, values)
+        before, named = network.mean_loss(network.outputs(values), weights)
 
         def body(carry: Any) -> Any:
             state, _, count = carry
@@ -129,13 +139,13 @@ class ProjectionStep(AbstractStep):
                 lambda c: (c[1] > tolerance) & (c[2] < self.iterations), body, carry
             )
         state, certificate, count = carry
-        shifts = self.scheme.displacement(network, state, parameters)
+        shifts = self.scheme.displacement(network, state, values)
         rows = jnp.sum(weights)
         slopes = [
             shift * jnp.asarray(network.totals.get(index, 0.0) / rows, shift.dtype)
-            for index, shift in zip(graph.parameters, shifts, strict=True)
+            for index, shift in zip(network.graph.parameters, shifts, strict=True)
         ]
-        structure = jax.tree.structure(eqx.filter(model, eqx.is_inexact_array))
+        structure = jax.tree.structure(parameters(model))
         direction = Direction(
             jax.tree.unflatten(structure, shifts), jax.tree.unflatten(structure, slopes), before
         )
@@ -144,4 +154,4 @@ class ProjectionStep(AbstractStep):
             "certificate": certificate,
             "iterations": count,
         }
-        return direction, stats
+        return direction, with_named(stats, named)

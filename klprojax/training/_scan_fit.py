@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..fitting._batches import Batches
 from ..fitting._step import AbstractStep
-from ..fitting._updates import float_dtype, rows_of
+from ..fitting._updates import rows_of, strong, update_key, weight_dtype
 from ._evaluate import find_loss
 
 
@@ -42,7 +42,9 @@ def scan_fit(
     train: Any,
     order: Int[Array | np.ndarray, "updates batch"],
     *,
-    loss: Callable[[Any, Any], Array] | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    key: Any = None,
+    weights: Any = None,
 ) -> tuple[PyTree, Float[Array, " updates"]]:
     """Run all updates in one `scan`: pure, for `jit`, and for `vmap` over seeds and settings.
 
@@ -50,11 +52,13 @@ def scan_fit(
     way; `fit` does that.
 
     Args:
-        model: a callable on one sample; its arrays may be mapped.
+        model: a callable on one sample, or a pair (network, state); its arrays may be mapped.
         step: the step; its settings may be traced.
         train: the pair (x, y) of arrays, leading axis the rows.
         order: rows of every update, of `batch_order` for example; -1 is padding.
         loss: an output factor (default: `CrossEntropy()`).
+        key: for a network that takes one; `jax.random.key(seed)` gives the numbers of `fit`.
+        weights: of the rows, as for `fit`; 1 if None.
 
     Returns:
         The model after the last update, and the mean loss of every batch before its update, nats.
@@ -72,14 +76,17 @@ def scan_fit(
         (2,)
     """
     loss = find_loss(loss)
-    arrays, static = eqx.partition((model, step.init(model)), eqx.is_array)
-    dtype = float_dtype(model)
+    arrays, static = eqx.partition(strong((model, step.init(model))), eqx.is_array)
+    dtype, train = weight_dtype(model), jax.tree.map(jnp.asarray, tuple(train))
+    train = train if weights is None else (*train, jnp.asarray(weights))
 
-    def one(arrays: PyTree, rows: Array) -> tuple[PyTree, Array]:
+    def one(arrays: PyTree, at: tuple[Array, Array]) -> tuple[PyTree, Array]:
         model, state = eqx.combine(arrays, static)
-        x, y, weights = rows_of(train, rows, dtype)
-        model, state, info = step.update(model, state, x, y, weights, loss)
-        return eqx.filter((model, state), eqx.is_array), info.loss
+        x, y, weights = rows_of(train, at[0], dtype)
+        more = update_key(key, at[1])
+        model, state, info = step.update(model, state, x, y, weights, loss, **more)
+        return eqx.filter(strong((model, state)), eqx.is_array), info.loss
 
-    arrays, losses = jax.lax.scan(one, arrays, jnp.asarray(order))
+    numbers = jnp.arange(len(order), dtype=jnp.int32)
+    arrays, losses = jax.lax.scan(one, arrays, (jnp.asarray(order), numbers))
     return eqx.combine(arrays, static)[0], losses

@@ -33,12 +33,28 @@ class Noisy(AbstractStep):
     def init(self, model):
         return jax.random.key(7), self.inner.init(model)
 
-    def update(self, model, state, x, y, weights, loss):
-        key, now = jax.random.split(state[0])
+    def update(self, model, state, x, y, weights, loss, key):
+        own, now = jax.random.split(state[0])
         noise = lambda w: w + 0.01 * jax.random.normal(now, w.shape, w.dtype)
-        model = jax.tree.map(lambda w: noise(w) if eqx.is_inexact_array(w) else w, model)
-        model, inner, info = self.inner.update(model, state[1], x, y, weights, loss)
-        return model, (key, inner), info
+        net = jax.tree.map(lambda w: noise(w) if eqx.is_inexact_array(w) else w, model[0])
+        model = net, model[1]
+        model, inner, info = self.inner.update(model, state[1], x, y, weights, loss, key)
+        return model, (own, inner), info
+
+class Net(eqx.Module):
+    "Batch norm and dropout: a state, and a key per row."
+    first: eqx.nn.Linear
+    norm: eqx.nn.BatchNorm
+    drop: eqx.nn.Dropout
+    last: eqx.nn.Linear
+
+    def __init__(self, key):
+        self.first, self.last = eqx.nn.Linear(4, 8, key=key), eqx.nn.Linear(8, 3, key=key)
+        self.norm, self.drop = eqx.nn.BatchNorm(8, "batch", mode="batch"), eqx.nn.Dropout(0.3)
+
+    def __call__(self, x, state, key):
+        h, state = self.norm(self.first(x), state)
+        return self.last(self.drop(jax.nn.relu(h), key=key)), state
 
 def cross_entropy(outputs, y):
     return -jnp.take_along_axis(jax.nn.log_softmax(outputs), y[:, None], axis=1)[:, 0]
@@ -46,7 +62,7 @@ def cross_entropy(outputs, y):
 delay, checkpoint, out = float(sys.argv[1]), sys.argv[2], sys.argv[3]
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(53, 4)).astype(np.float32), rng.integers(0, 3, 53)
-model = eqx.nn.MLP(4, 3, 8, 2, key=jax.random.key(0))
+model = eqx.nn.make_with_state(Net)(jax.random.key(0))
 
 def report(entry):
     print(entry["update"], flush=True)

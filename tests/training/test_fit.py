@@ -18,6 +18,7 @@ from klprojax.training import (
     StepInfo,
     evaluate,
     fit,
+    scan_fit,
 )
 from klprojax.training._memory import update_memory
 
@@ -573,3 +574,41 @@ def test_memory_of_an_update_grows_with_the_batch():
     assert large - small > 9900 * (7 * 8 + 4)
     # Weights and the two moments of adam come in and go out.
     assert small > 2 * 3 * weights_of(network()).nbytes
+
+
+def test_a_row_of_weight_k_is_k_rows():
+    x, y = blobs(12, 0)
+    weights = np.array([2, 1, 0, 1, 3, 1, 1, 0, 1, 2, 1, 1])
+    times = np.repeat(np.arange(12), weights)
+    options = {"loss": cross_entropy, "epochs": 4, "batch_size": None, "metric": None}
+    step = GradientStep(optax.sgd(0.1))
+    weighted = fit(network(), step, (x, y), weights=weights, **options)
+    repeated = fit(network(), step, (x[times], y[times]), **options)
+    np.testing.assert_allclose(
+        weights_of(weighted.model), weights_of(repeated.model), rtol=ROUNDING
+    )
+    losses = [[entry["train_loss"] for entry in r.history] for r in (weighted, repeated)]
+    np.testing.assert_allclose(*losses, rtol=ROUNDING)
+    # Batches of unequal weight count by it.
+    still = GradientStep(optax.sgd(0.0))
+    found = fit(network(), still, (x, y), weights=weights, **{**options, "batch_size": 4})
+    values = np.asarray(cross_entropy(jax.vmap(network())(jnp.asarray(x)), jnp.asarray(y)))
+    mean = (weights * values).sum() / weights.sum()
+    np.testing.assert_allclose(found.history[-1]["train_loss"], mean, rtol=ROUNDING)
+    order = np.arange(12)[None]
+    _, losses = scan_fit(network(), step, (x, y), order, loss=cross_entropy, weights=weights)
+    np.testing.assert_allclose(losses, [mean], rtol=ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones(3), r"weights is float64 of shape \(3,\); expected one number for each of the 53"),
+        (np.r_[np.ones(52), -1], r"weights holds -1.0 in row 52; expected numbers of at least 0"),
+        (np.r_[np.nan, np.ones(52)], r"weights holds nan in row 0"),
+        (np.zeros(53), r"weights is 0 in every row"),
+    ],
+)
+def test_wrong_weights_are_named(weights, message):
+    with pytest.raises(ValueError, match=message):
+        fit(network(), GradientStep(optax.sgd(0.1)), TRAIN, weights=weights, epochs=1)

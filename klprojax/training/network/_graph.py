@@ -55,6 +55,8 @@ class NetworkGraph:
         evaluate_given: gives their arrays from a batch of the model's argument.
         parameters: value of every inexact array of the model.
         output: value of the result, the input of the output factor.
+        form: of what the model returns; joined to one vector per row if it is not one array.
+        coupled: whether rows of the batch read each other.
     """
 
     values: tuple[Value, ...]
@@ -63,6 +65,8 @@ class NetworkGraph:
     evaluate_given: Callable[[Any], tuple[Any, ...]]
     parameters: tuple[int, ...]
     output: int
+    form: Any
+    coupled: bool
 
     @cached_property
     def consumers(self) -> tuple[tuple[tuple[int, int], ...], ...]:

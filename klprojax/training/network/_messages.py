@@ -15,10 +15,12 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ...fitting._step import mean_loss
 from .._outputs import AbstractOutputFactor
 from ._bilinear import Bilinear
 from ._carriers import Spread
 from ._graph import NetworkGraph, Node
+from ._joined import Joined
 
 
 class Precisions(eqx.Module):
@@ -95,7 +97,9 @@ class LiftedNetwork:
         graph: the traced network.
         x: batch of the model's argument.
         y: targets.
-        weights: 1 for a sample, 0 for padding.
+        weights: of the samples, at least 0; 0 for padding. Sums over samples count them. Where rows
+            read each other (`graph.coupled`) every row counts, and the weight is a power of its
+            output factor: `exp(-w C)`, with w copies of its outputs.
         factor: output factor.
         precisions: of the copies.
         consensus: what a constraint is told about its output. `"average"`: the mean of the copies,
@@ -130,10 +134,13 @@ class LiftedNetwork:
                 "output factor: CrossEntropy(), SquaredError(), Margin(), or one of your own that "
                 "derives from AbstractOutputFactor. A GradientStep takes any function."
             )
-        self.graph, self.y, self.weights, self.factor = graph, y, weights, factor
+        self.graph, self.y = graph, y
+        self.factor = factor if graph.form.alone else Joined(factor, graph.form)
+        self.weights = jnp.ones_like(weights) if graph.coupled else weights
+        self.powers = weights if graph.coupled else None
         self.precisions, self.consensus = precisions, consensus
         self.given = dict(zip(graph.given, graph.evaluate_given(x), strict=True))
-        self.rows = jnp.sum((weights > 0).astype(weights.dtype))
+        self.rows = jnp.sum(self.weights)
         self._linear_maps = [n.index for n in graph.constraints if isinstance(n.rule, Bilinear)]
         self.totals = self._total_precisions()
 
@@ -160,6 +167,10 @@ class LiftedNetwork:
     def outputs(self, parameters: Sequence[Array]) -> Array:
         """The model's outputs for the batch."""
         return self.base(self.start(parameters).bases, self.graph.output)
+
+    def mean_loss(self, outputs: Array, weights: Float[Array, " batch"]) -> tuple[Array, Any]:
+        """Weighted mean of the loss, and of the numbers that it names."""
+        return mean_loss(self.factor, outputs, self.y, weights)
 
     def base(self, bases: dict[int, Array], index: int) -> Array:
         """Agreed value, carried through the maps that only rearrange."""
@@ -191,7 +202,14 @@ class LiftedNetwork:
         """Project the output factor's copies: its proximal step."""
         omega = self.precisions.output
         base = self.base(state.bases, self.graph.output)
-        return state._replace(output_slope=self.factor.slope(base, self.y, omega))
+        return state._replace(output_slope=self.power(self.factor.slope(base, self.y, omega)))
+
+    def power(self, slope: Array) -> Array:
+        """The output factor's message, times the powers of the rows if they have any."""
+        if self.powers is None:
+            return slope
+        row = self.powers.reshape((-1,) + (1,) * (slope.ndim - 1))
+        return jnp.where(row > 0, row * slope, 0)
 
     def visit(self, state: State, node: Node) -> State:
         """Project a constraint's copies onto its graph and pass its messages on."""
@@ -301,11 +319,11 @@ class LiftedNetwork:
         return precision * nats / value, scaled
 
     def _mean_square(self, value: Array) -> Array:
-        """Over the samples that count; over one row, where it stands for all."""
+        """Over the samples, by weight; over one row, where it stands for all."""
         if len(value) != len(self.weights):
             return _finite_sum(jnp.square(value)) / value.size
-        row = self.weights.reshape((-1,) + (1,) * (value.ndim - 1)) > 0
-        total = _finite_sum(jnp.where(row, jnp.square(value), 0))
+        row = self.weights.reshape((-1,) + (1,) * (value.ndim - 1)).astype(value.dtype)
+        total = _finite_sum(row * jnp.square(self.without_padding(value)))
         return total / (self.rows * (value.size // len(value)))
 
     def _is_bias(self, index: int) -> bool:
@@ -324,7 +342,7 @@ class LiftedNetwork:
 
         values = self.graph.values
         output = values[self.graph.output]
-        one = jnp.ones((1, *output.shape), dtype)
+        one = self.power(jnp.ones((1, *output.shape), dtype))
         add(self.graph.output, jnp.asarray(self.precisions.output, dtype) * one)
         for node in reversed(self.graph.nodes):
             if node.rule.carries:

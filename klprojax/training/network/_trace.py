@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ..._tracing import (
@@ -22,26 +21,22 @@ from ..._tracing import (
     FlatProgram,
     LiftError,
     evaluate,
-    interpret,
     is_elementwise,
     no_python_values,
-    open_call,
     user_line,
 )
+from ...fitting._network import AXIS, Rows, call, has_state, partition
 from ._bilinear import Dense, Mapped
 from ._carriers import Carrier, Cut, Spread
 from ._constraints import EntrySums, Maximum, SumActivation
 from ._generic import Generic
 from ._graph import NetworkGraph, Node, Value
+from ._joined import Outputs
+from ._kinds import EXACT, Constant, is_real, kind_of
+from ._row_means import RowMeans
 
 # Elementwise maps that are linear, with coefficients of absolute value 1.
 _SIGNED = frozenset({"convert_element_type", "copy", "copy_p", "neg", "reduce_precision"})
-
-
-class _Constant(NamedTuple):
-    """A value known at trace time."""
-
-    array: Any
 
 
 class _Given(NamedTuple):
@@ -64,7 +59,7 @@ class _Function(NamedTuple):
     options: Any = None
 
 
-def trace_network(model: Callable[..., Any], x: PyTree) -> tuple[NetworkGraph, tuple[Array, ...]]:
+def trace_network(model: PyTree, x: PyTree) -> tuple[NetworkGraph, tuple[Array, ...]]:
     """Open a model up into values, local constraints and maps that carry messages.
 
     Projections of their own have matrix products and convolutions of activations with parameters,
@@ -76,10 +71,12 @@ def trace_network(model: Callable[..., Any], x: PyTree) -> tuple[NetworkGraph, t
     reads for every sample. Whatever is computed from the data alone may use any operation. A
     function with a rule of `custom_jvp` keeps it; one with a rule of
     `custom_vjp` is read as what it computes. Through `stop_gradient` values pass but no messages.
+    Of a pair (network, state) the state and the random keys are data; sums over the rows of the
+    batch (`psum`, `pmean` over the axis `"batch"`) are one constraint on all rows.
 
     Args:
-        model: a callable Equinox module on one sample.
-        x: a batch of its argument; only shapes and dtypes are read.
+        model: a callable Equinox module on one sample, or a pair (network, state).
+        x: a batch of its argument, or `Rows`; only shapes and dtypes are read.
 
     Returns:
         The graph, and the model's inexact arrays in the order of its leaves.
@@ -88,28 +85,29 @@ def trace_network(model: Callable[..., Any], x: PyTree) -> tuple[NetworkGraph, t
         LiftError: an operation without derivatives (`while_loop`), or Python code that asks for the
             value of a traced number; named with its place in the program.
     """
-    arrays, static = eqx.partition(model, eqx.is_inexact_array)
+    arrays, static = partition(model)
     leaves, tree = jax.tree.flatten(arrays)
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(arrays)]
-    samples, x_tree = jax.tree.flatten(x)
+    samples, x_tree = jax.tree.flatten(x if isinstance(x, Rows) else Rows(x))
 
     def run(leaves: Any, samples: Any) -> Any:
         whole = eqx.combine(jax.tree.unflatten(tree, leaves), static)
-        return whole(jax.tree.unflatten(x_tree, samples))
+        outputs = call(whole, jax.tree.unflatten(x_tree, samples))[0]
+        forms.append(Outputs(outputs))
+        return outputs if forms[-1].alone else forms[-1].join(outputs)
 
+    forms: list[Outputs] = []
     like = [jax.ShapeDtypeStruct(s.shape[1:], s.dtype) for s in samples]
+    rows = len(samples[0])
+    axes = [(AXIS, rows)] if has_state(model) else None
     with no_python_values("the model"):
-        closed = jax.make_jaxpr(run)(leaves, like)
-    if len(closed.jaxpr.outvars) != 1:
-        raise LiftError(
-            f"the model returns {len(closed.jaxpr.outvars)} arrays; a network has one output. "
-            "Return the array that the loss reads"
-        )
-    return _Builder(closed, paths).graph, tuple(leaves)
+        closed = jax.make_jaxpr(run, axis_env=axes)(leaves, like)
+    return _Builder(closed, paths, rows, forms[-1]).graph, tuple(leaves)
 
 
 class _Builder:
-    def __init__(self, closed: Any, paths: list[str]):
+    def __init__(self, closed: Any, paths: list[str], rows: int, form: Outputs):
+        self.rows = rows
         self.values: list[Value] = []
         self.nodes: list[Node] = []
         self.claimed_given: dict[int, int] = {}
@@ -117,9 +115,9 @@ class _Builder:
         self.program = FlatProgram(closed, [True] * len(closed.jaxpr.invars), RULES, _stays_whole)
         operations, outputs = self.program.needed(), self.program.outputs
         self.uses = Counter([*outputs, *(key for one in operations for key in one.inputs)])
-        self.env: dict[int, Any] = {k: _Constant(a) for k, a in self.program.constants.items()}
+        self.env: dict[int, Any] = {k: Constant(a) for k, a in self.program.constants.items()}
         for key, value in self.program.literals.items():
-            self.env[key] = _Constant(np.asarray(value, self.program.avals[key].dtype))
+            self.env[key] = Constant(np.asarray(value, self.program.avals[key].dtype))
         keys = self.program.inputs[: len(paths)]
         for key, name in zip(keys, paths, strict=True):
             self.env[key] = self._value(self._shape(key), True, "parameter", name, True)
@@ -138,6 +136,8 @@ class _Builder:
             self._evaluate_given,
             parameters,
             output,
+            form,
+            any(isinstance(node.rule, RowMeans) for node in self.nodes),
         )
 
     # The graph under construction.
@@ -161,12 +161,12 @@ class _Builder:
         ref = self.env[key]
         if isinstance(ref, int):
             return ref
-        if isinstance(ref, _Constant | _Given):
+        if isinstance(ref, Constant | _Given):
             if key not in self.claimed_given:
                 shape = self._shape(key)
                 self.claimed_given[key] = self._value(shape, False, "given", "data", False)
             return self.claimed_given[key]
-        if not _is_real(self.program.avals[key]):
+        if not is_real(self.program.avals[key]):
             kind = self.program.avals[key].dtype
             raise self._error(f"reads values of type {kind}; messages need real numbers")
         self.env[key] = self._sum(ref if isinstance(ref, _Function) else self._identity(key))
@@ -175,6 +175,12 @@ class _Builder:
     def _sum(self, ref: _Function) -> int:
         terms = ref.root.terms if isinstance(ref.root, _Sum) else (ref.root,)
         terms = tuple(map(self._batched, terms))
+        if ref.kind == "scaled":
+            root = (
+                ref.root if isinstance(ref.root, int) else self._sum(ref._replace(kind="identity"))
+            )
+            twice = lambda x: ref.function(ref.function(x))  # noqa: E731
+            return self._carrier(ref.function, (root,), ref.like.shape, twice)
         if ref.kind == "smooth":
             like = jax.ShapeDtypeStruct(ref.like.shape, ref.like.dtype)
             try:
@@ -207,25 +213,28 @@ class _Builder:
 
     def _evaluate_given(self, x: Any) -> tuple[Any, ...]:
         def one(*samples: Any) -> tuple[Any, ...]:
-            env = {k: ref.array for k, ref in self.env.items() if isinstance(ref, _Constant)}
+            env = {k: ref.array for k, ref in self.env.items() if isinstance(ref, Constant)}
             env.update(zip(self.inputs, samples, strict=True))
             for operation in self.data_operations:
                 found = evaluate(operation.equation, [env[key] for key in operation.inputs])
                 env.update(zip(operation.outputs, found, strict=True))
             return tuple(env[key] for key in self.claimed_given)
 
-        return jax.vmap(one)(*jax.tree.leaves(x))
+        return jax.vmap(one, axis_name=AXIS)(*jax.tree.leaves(x))
 
     # Reading the program.
 
     def _read_operation(self) -> None:
         eqn, keys, outputs, _ = self.operation
         refs = [self.env[key] for key in keys]
-        if all(isinstance(ref, _Constant) for ref in refs):
-            made: Any = map(_Constant, evaluate(eqn, [ref.array for ref in refs]))
+        couples = AXIS in _axes(eqn)
+        if all(isinstance(ref, Constant) for ref in refs) and not couples:
+            made: Any = map(Constant, evaluate(eqn, [ref.array for ref in refs]))
         elif all(map(_is_given, refs)):
             self.data_operations.append(self.operation)
             made = [_Given()] * len(outputs)
+        elif couples:
+            made = self._sum_rows()
         elif len(outputs) > 1 and eqn.primitive.name in LAYOUT:
             made = [self._carry(k) if self.uses[key] else None for k, key in enumerate(outputs)]
         else:
@@ -263,13 +272,30 @@ class _Builder:
             return self._carry()
         return self._generic()[0]
 
+    def _sum_rows(self) -> list[int | None]:
+        """What a row reads of the others, by their sum."""
+        eqn, keys, outputs, _ = self.operation
+        name = eqn.primitive.name
+        if name != "psum" or _axes(eqn) != (AXIS,) or eqn.params.get("axis_index_groups"):
+            raise self._error(f"lets rows read each other by {name}; sums and means over {AXIS} do")
+        return [
+            self._row_sum(key) if self.uses[k] else None
+            for key, k in zip(keys, outputs, strict=True)
+        ]
+
+    def _row_sum(self, key: int) -> int:
+        index, shape = self._batched(self._claim(key)), self._shape(key)
+        mean = self._node(RowMeans(self.rows), (index,), shape, "pmean")
+        times = lambda x: x * jnp.asarray(self.rows, x.dtype)  # noqa: E731
+        return self._carrier(times, (mean,), shape, lambda x: times(times(x)))
+
     def _generic(self) -> list[int | None]:
         """The equation whole, each output that is read by a constraint of its own."""
         eqn, keys, outputs, _ = self.operation
         refs = [self.env[key] for key in keys]
-        if all(isinstance(r, _Constant) or (isinstance(r, int) and self._shared(r)) for r in refs):
+        if all(isinstance(r, Constant) or (isinstance(r, int) and self._shared(r)) for r in refs):
             raise self._error("makes a parameter from parameters; let the model store the result")
-        constants = {k: ref.array for k, ref in enumerate(refs) if isinstance(ref, _Constant)}
+        constants = {k: ref.array for k, ref in enumerate(refs) if isinstance(ref, Constant)}
         inputs = [k for k in range(len(keys)) if k not in constants]
         indices = tuple(self._batched(self._claim(keys[k])) for k in inputs)
         movable = tuple(self.values[index].movable for index in indices)
@@ -289,7 +315,7 @@ class _Builder:
         return made
 
     def _check_derivatives(self, rule: Generic, avals: list[Any], key: int) -> None:
-        if not _is_real(self.program.avals[key]):
+        if not is_real(self.program.avals[key]):
             kind = self.program.avals[key].dtype
             raise self._error(f"makes values of type {kind}; messages need real numbers")
 
@@ -305,6 +331,8 @@ class _Builder:
         like = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
         try:
             jax.eval_shape(slopes, *like)
+        except NameError as error:
+            raise self._error(f"lets rows read each other inside of it ({error})") from error
         except (NotImplementedError, ValueError, TypeError) as error:
             raise self._error(f"is a function without derivatives ({error})") from error
 
@@ -312,10 +340,13 @@ class _Builder:
         """The equation as a function of one root, or None if it is not one."""
         eqn, keys, _, _ = self.operation
         refs = [self.env[key] for key in keys]
-        live = [k for k, ref in enumerate(refs) if not isinstance(ref, _Constant)]
+        live = [k for k, ref in enumerate(refs) if not isinstance(ref, Constant)]
         if not is_elementwise(eqn, RULES) or any(isinstance(refs[k], _Given) for k in live):
             return None
         parts = [self._as_function(keys[k]) for k in live]
+        kind, options = kind_of(eqn, refs)
+        if kind == "scaled" and parts[0].kind in EXACT:
+            return None  # a projection in closed form, then a map that carries
         root = parts[0].root
         if any(part.root != root for part in parts):
             return None
@@ -327,23 +358,25 @@ class _Builder:
                 "let the model store the result"
             )
         like = parts[0].like
-        fits = all(np.shape(c.array) in ((), like.shape) for c in refs if isinstance(c, _Constant))
+        fits = all(np.shape(c.array) in ((), like.shape) for c in refs if isinstance(c, Constant))
         if not fits or eqn.outvars[0].aval.shape != like.shape:
             return None
 
         def function(value: Any) -> Any:
-            arguments = [ref.array if isinstance(ref, _Constant) else None for ref in refs]
+            arguments = [ref.array if isinstance(ref, Constant) else None for ref in refs]
             for k, part in zip(live, parts, strict=True):
                 arguments[k] = part.function(value)
             return evaluate(eqn, arguments)[0]
 
-        plain = all(part.kind == "identity" for part in parts)
-        return _Function(root, like, function, *(_kind(eqn, refs) if plain else ("smooth", None)))
+        kinds = {part.kind for part in parts}
+        if not kinds <= ({"identity", "scaled"} if kind == "scaled" else {"identity"}):
+            kind, options = "smooth", None
+        return _Function(root, like, function, kind, options)
 
     def _as_function(self, key: int) -> _Function:
         # What several operations read becomes one value with several copies; a truth value cannot.
         known = isinstance(self.env[key], _Sum | _Function)
-        if known and self.uses[key] > 1 and _is_real(self.program.avals[key]):
+        if known and self.uses[key] > 1 and is_real(self.program.avals[key]):
             self._claim(key)
         ref = self.env[key]
         return ref if isinstance(ref, _Function) else self._identity(key)
@@ -411,13 +444,13 @@ class _Builder:
     def _carry(self, part: int = 0) -> int:
         eqn, keys, outputs, _ = self.operation
         refs = [self.env[key] for key in keys]
-        linear = [k for k, v in enumerate(eqn.invars) if _is_real(v.aval)]
+        linear = [k for k, v in enumerate(eqn.invars) if is_real(v.aval)]
         others = [k for k in range(len(keys)) if k not in linear]
         if not all(_is_given(refs[k]) for k in others):
             raise self._error("rearranges by indices or conditions that depend on parameters")
         if not eqn.params.get("unique_indices", True) and eqn.primitive.name == "scatter":
             raise self._error("may write to one place twice; say unique_indices=True in .at[].set")
-        constant = {k: refs[k].array for k in others if isinstance(refs[k], _Constant)}
+        constant = {k: refs[k].array for k in others if isinstance(refs[k], Constant)}
         data = [k for k in others if k not in constant]
 
         def function(*arguments: Any) -> Any:
@@ -439,45 +472,16 @@ def _same(x: Any) -> Any:
     return x
 
 
-def _is_real(aval: Any) -> bool:
-    return jnp.issubdtype(aval.dtype, jnp.floating)
+def _axes(eqn: Any) -> tuple[Any, ...]:
+    """Named axes that an equation works along."""
+    axes = eqn.params.get("axes", eqn.params.get("axis_name", ()))
+    return tuple(axes) if isinstance(axes, tuple | list) else (axes,)
 
 
 def _is_given(ref: Any) -> bool:
-    return isinstance(ref, _Constant | _Given)
+    return isinstance(ref, Constant | _Given)
 
 
 def _stays_whole(eqn: Any, live: set[int]) -> bool:
     """An elementwise function of one value is one constraint, however it is written."""
     return len(live) == 1 and is_elementwise(eqn, RULES)
-
-
-def _kind(eqn: Any, refs: list[Any]) -> tuple[str, Any]:
-    """The closed-form projection of an equation applied to the root itself."""
-    inner = open_call(eqn, RULES)
-    if inner is not None:
-        if len(inner[0].eqns) != 1:
-            return "smooth", None
-        kinds: list[tuple[str, Any]] = []
-
-        def note(one: Any, inputs: list[Any]) -> list[Any]:
-            kinds.append(_kind(one, inputs))
-            return [None]
-
-        interpret(*inner, refs, note, lambda v: _Constant(np.asarray(v.val, v.aval.dtype)))
-        return kinds[0]
-    name = eqn.primitive.name
-    constants = [ref.array for ref in refs if isinstance(ref, _Constant)]
-    if name == "max" and len(constants) == 1 and _is_zero(constants[0]):
-        return "relu", None
-    if name == "abs":
-        return "abs", None
-    if name == "quantise":
-        return "quantise", dict(eqn.params)
-    if name in ("copy", "copy_p", "convert_element_type") and _is_real(eqn.outvars[0].aval):
-        return "identity", None
-    return "smooth", None
-
-
-def _is_zero(array: Any) -> bool:
-    return not isinstance(array, Tracer) and np.shape(array) == () and float(array) == 0.0

@@ -148,7 +148,8 @@ class Work:
                     slopes[node.index, position] = sums[position]
         output_copy = point.plain["output", graph.output]
         omega = jnp.asarray(network.precisions.output, output_copy.dtype)
-        silent = State({}, {}, slopes, omega * output_copy, self.residual)
+        output_slope = network.power(omega * output_copy)
+        silent = State({}, {}, slopes, output_slope, self.residual)
         bases: dict[int, Array] = {}
         new = Point({}, {})
         for kind, index in self._holders(half):
