@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from klprojax.training import AbstractOutputFactor, CrossEntropy, Margin, SquaredError
+from klprojax.training import (
+    AbstractOutputFactor,
+    CrossEntropy,
+    FunctionLoss,
+    Margin,
+    SigmoidCrossEntropy,
+    SquaredError,
+)
 
 LABELS = jnp.asarray([2, 0], jnp.int32)
 
@@ -17,8 +24,26 @@ def outputs(seed=0, rows=2, classes=3, scale=1.0):
     return jnp.asarray(scale * np.random.default_rng(seed).normal(size=(rows, classes)))
 
 
-TARGETS = {"CrossEntropy": LABELS, "SquaredError": outputs(7), "Margin": LABELS}
-FACTORS = {"CrossEntropy": CrossEntropy(), "SquaredError": SquaredError(), "Margin": Margin(0.5)}
+def quartic(outputs, targets):
+    return jnp.sum(
+        (outputs - targets) ** 4 + outputs**2 * jnp.sum(outputs**2, -1, keepdims=True), -1
+    )
+
+
+TARGETS = {
+    "CrossEntropy": LABELS,
+    "SquaredError": outputs(7),
+    "Margin": LABELS,
+    "SigmoidCrossEntropy": jnp.asarray([[0.0, 1.0, 1.0], [1.0, 0.0, 0.3]]),
+    "FunctionLoss": outputs(7),
+}
+FACTORS = {
+    "CrossEntropy": CrossEntropy(),
+    "SquaredError": SquaredError(),
+    "Margin": Margin(0.5),
+    "SigmoidCrossEntropy": SigmoidCrossEntropy(),
+    "FunctionLoss": FunctionLoss(quartic),
+}
 COMPILED = {name: jax.jit(factor.__call__) for name, factor in FACTORS.items()}
 PROXIMAL = {name: jax.jit(factor.proximal) for name, factor in FACTORS.items()}
 
