@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -38,12 +37,8 @@ def make_loss(name: str | None, data: Dataset) -> tuple[Any, Dataset, str]:
         _, found = load_named("--loss", name, "model:loss")
         factor = isinstance(found, AbstractOutputFactor)
         return found if factor else FunctionLoss(found), data, name
-    name = name or next(
-        n
-        for n, (_, tasks) in _LOSSES.items()
-        if data.task in tasks[:1] + tasks[1:]
-        and (data.task != "classification" or n == "cross-entropy")
-    )
+    # The first that is for the task.
+    name = name or next(n for n, (_, tasks) in _LOSSES.items() if data.task in tasks)
     if name not in _LOSSES:
         raise ValueError(
             f"--loss is {name!r}; expected one of {', '.join(_LOSSES)}, or MODULE:NAME of a "
@@ -81,13 +76,12 @@ def make_metric(data: Dataset, y: np.ndarray) -> Any:
     variance = y.astype(np.float64).var(0)
     if not (variance > 0).all():
         raise ValueError(
-            f"A target is the same in all {len(y)} rows of a part, so R² has no meaning there; give "
-            "more rows."
+            f"A target is the same in all {len(y)} rows of a part, so R² has no meaning there; "
+            "give more rows."
         )
 
     def r2(outputs: Array, y: Array) -> Array:
-        gaps = jax.lax.stop_gradient(outputs) - y
-        return 1 - jnp.mean(jnp.square(gaps) / jnp.asarray(variance, outputs.dtype), -1)
+        return 1 - jnp.mean(jnp.square(outputs - y) / jnp.asarray(variance, outputs.dtype), -1)
 
     return r2
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
@@ -60,7 +61,7 @@ class Rated(eqx.Module):
     def update(self, updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
         """Updates of the rule, times minus the rate."""
         updates, state = self.rule.update(updates, state, params)
-        scaled = optax.tree.map(lambda u: (-self.rate).astype(u.dtype) * u, updates)
+        scaled = jax.tree.map(lambda u: (-self.rate).astype(u.dtype) * u, updates)
         return scaled, state
 
 
