@@ -73,7 +73,7 @@ def make_metric(data: Dataset, y: np.ndarray) -> Any:
         return label_accuracy
     if data.task != "regression":
         return "accuracy"
-    variance = y.astype(np.float64).var(0)
+    variance = y.astype(np.float64).var(0, keepdims=True)
     if not (variance > 0).all():
         raise ValueError(
             f"A target is the same in all {len(y)} rows of a part, so R² has no meaning there; "

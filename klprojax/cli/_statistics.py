@@ -24,7 +24,7 @@ def paired(values: Sequence[float], others: Sequence[float]) -> dict[str, Any] |
 
     Returns:
         The number of seeds, the mean difference, its interval and the two-sided p-value (None
-        where every seed has the same difference); None for fewer than two seeds.
+        where all seeds have one difference); None for fewer than two seeds.
     """
     gaps = [a - b for a, b in zip(values, others, strict=True)]
     found = interval(gaps)
@@ -34,6 +34,7 @@ def paired(values: Sequence[float], others: Sequence[float]) -> dict[str, Any] |
 
     n, mean, deviation = len(gaps), statistics.fmean(gaps), statistics.stdev(gaps)
     p = None
-    if deviation > 0:
+    # What rounding leaves of equal differences says nothing.
+    if deviation > 1e-12 * max(map(abs, (*values, *others))):
         p = 2 * float(stdtr(n - 1, -abs(mean) * math.sqrt(n) / deviation))
     return {"seeds": n, "difference": mean, "interval": list(found), "p": p}
