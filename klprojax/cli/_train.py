@@ -25,7 +25,7 @@ class TrainingStep(StrEnum):
     projection_adam = "projection-adam"
 
 
-class Task(StrEnum):
+class TargetKind(StrEnum):
     """What targets are."""
 
     classification = "classification"
@@ -47,7 +47,7 @@ class Source:
         list[str] | None,
         typer.Option(help="Column of a table to predict; may be repeated. [the last one]"),
     ] = None
-    task: Annotated[Task | None, typer.Option(help="What targets are. [inferred]")] = None
+    task: Annotated[TargetKind | None, typer.Option(help="What targets are. [inferred]")] = None
     drop: Annotated[
         list[str] | None, typer.Option(help="Column of a table to leave out; may be repeated.")
     ] = None

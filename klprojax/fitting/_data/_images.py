@@ -11,7 +11,7 @@ from ._dataset import PARTS, Dataset, Rows, Wanted, check_classes, complete, in_
 from ._files import Files
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-_NEEDED = "Images need Pillow: pip install Pillow."
+_NEEDED = "Images need Pillow: pip install pillow."
 
 
 def read_images(files: Files, wanted: Wanted) -> Dataset:

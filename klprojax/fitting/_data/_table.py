@@ -17,7 +17,7 @@ _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 @dataclass(frozen=True)
-class Table:
+class DataTable:
     """Cells of a file.
 
     Attributes:
@@ -89,7 +89,7 @@ def read_table(files: Files, wanted: Wanted) -> Dataset:
     )
 
 
-def _parse(label: str, text: str, suffix: str) -> Table:
+def _parse(label: str, text: str, suffix: str) -> DataTable:
     delimiter = "\t" if suffix == ".tsv" else _find_delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
@@ -115,7 +115,7 @@ def _parse(label: str, text: str, suffix: str) -> Table:
     if not rows:
         raise ValueError(f"{label}: has a header and no rows.")
     columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
-    return Table(label, header, columns, lines)
+    return DataTable(label, header, columns, lines)
 
 
 def _find_delimiter(text: str) -> str:

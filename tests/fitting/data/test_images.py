@@ -143,7 +143,7 @@ def test_without_pillow_the_package_is_named(folder, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r"Images need Pillow: pip install Pillow\.$"):
+    with pytest.raises(ImportError, match=r"Images need Pillow: pip install pillow\.$"):
         load_dataset(folder)
 
 
