@@ -21,6 +21,7 @@ WIDTHS = {
     "transformer": (64, 64),
 }
 CONTEXT, KERNEL, HEADS = 8, 5, 4  # characters that an mlp sees; width of filters in time
+_NEVER = -1e9  # score of a place that is not seen
 
 
 def make_architecture(
@@ -258,25 +259,40 @@ class AttentionBlock(eqx.Module):
     """Attention and a network of each place, both on normalised inputs and added to them."""
 
     norms: tuple[eqx.nn.LayerNorm, ...]
-    attention: eqx.nn.MultiheadAttention
+    triples: eqx.nn.Linear
+    joined: eqx.nn.Linear
     layers: tuple[eqx.nn.Linear, ...]
+    heads: int = eqx.field(static=True)
 
     def __init__(self, width, *, key, dtype):
-        keys = jax.random.split(key, 3)
+        keys = jax.random.split(key, 4)
         self.norms = tuple(eqx.nn.LayerNorm(width, dtype=dtype) for _ in range(2))
-        self.attention = eqx.nn.MultiheadAttention(
-            math.gcd(HEADS, width), width, key=keys[0], dtype=dtype
+        self.triples, self.joined, *layers = (
+            eqx.nn.Linear(before, after, key=k, dtype=dtype)
+            for before, after, k in (
+                (width, 3 * width, keys[0]),
+                (width, width, keys[1]),
+                (width, 4 * width, keys[2]),
+                (4 * width, width, keys[3]),
+            )
         )
-        self.layers = (
-            eqx.nn.Linear(width, 4 * width, key=keys[1], dtype=dtype),
-            eqx.nn.Linear(4 * width, width, key=keys[2], dtype=dtype),
-        )
+        self.layers, self.heads = tuple(layers), math.gcd(HEADS, width)
 
-    def __call__(self, x: Array, mask: Array | None) -> Array:
-        h = jax.vmap(self.norms[0])(x)
-        x = x + self.attention(h, h, h, mask)
+    def __call__(self, x: Array, past_only: bool) -> Array:
+        x = x + self.attend(jax.vmap(self.norms[0])(x), past_only)
         h = jax.vmap(self.layers[0])(jax.vmap(self.norms[1])(x))
         return x + jax.vmap(self.layers[1])(jax.nn.gelu(h))
+
+    def attend(self, x: Array, past_only: bool) -> Array:
+        """Attention of places to places, or to those that are not later."""
+        triples = jax.vmap(self.triples)(x).reshape(len(x), 3, self.heads, -1)
+        q, k, v = jnp.moveaxis(triples, 1, 0)
+        scores = jnp.einsum("ihd,jhd->hij", q, k) / math.sqrt(q.shape[-1])
+        if past_only:
+            # Far below all scores, and its square a number still.
+            scores = scores + jnp.triu(jnp.full(scores.shape, _NEVER, scores.dtype), 1)
+        heads = jnp.einsum("hij,jhd->ihd", jax.nn.softmax(scores), v)
+        return jax.vmap(self.joined)(heads.reshape(x.shape))
 
 
 class TransformerNetwork(eqx.Module):
@@ -304,9 +320,8 @@ class TransformerNetwork(eqx.Module):
     def __call__(self, x: Array) -> Array:
         """Evaluate one sequence."""
         x = jax.vmap(self.reader)(_sequence(x, self.text)) + self.places  # type: ignore[arg-type]
-        mask = jnp.tril(jnp.ones((len(x), len(x)), bool)) if self.text else None
         for block in self.blocks:
-            x = block(x, mask)
+            x = block(x, self.text)
         x = jax.vmap(self.norm)(x)
         return jax.vmap(self.head)(x) if self.text else self.head(jnp.mean(x, 0))
 

@@ -86,7 +86,7 @@ def test_steps_of_both_kinds_train_every_network(name, kind, widths):
             )
         )
         now, state, losses = model, step.init(model), []
-        for _ in range(20):
+        for _ in range(60):
             now, state, info = update(now, state)
             losses.append(float(info.loss))
         assert losses[-1] < 0.9 * losses[0]
