@@ -257,6 +257,10 @@ def test_squared_error_meets_one_hot_rows(table, tmp_path):
         (("--loss", "sigmoid-cross-entropy"), "is not for the task classification; expected cross"),
         (("--target", "colour"), "target names 'colour', which is no column"),
         (("--window", 3), "window is for text; this is a table"),
+        (("--image-size", 3), "image_size is for images; this is a table"),
+        (("--task", "multi-label"), "several labels per row need several target columns"),
+        (("--task", "regression"), "the target 'kind' holds text such as 'x'"),
+        (("--target", "a", "--task", "classification"), "has 60 different values in 60 rows"),
         (
             ("--tune", 2, "--step", "projection", "--scheme", "admm"),
             "--tune has no setting for --scheme and --iterations as given",
@@ -270,6 +274,27 @@ def test_bad_input_exits_with_2_and_one_clear_error(table, module, arguments, me
     assert message in result.stderr
     assert "Traceback" not in result.output
     assert result.stderr.count("error:") == 1
+
+
+def test_text_and_images(tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="needs Pillow")
+    text, folder, out = tmp_path / "data.txt", tmp_path / "images", tmp_path / "out.json"
+    text.write_text("to be or not to be " * 9)
+    for name, shade in (("black", 0), ("white", 255)):
+        (folder / name).mkdir(parents=True)
+        for n in range(6):
+            grey = np.full((4 + n, 5), shade, np.uint8)
+            image.fromarray(grey).save(folder / name / f"{n}.png")
+    for command, shape in (
+        (("--data", text, "--window", 3, "--network", "mlp"), [3]),
+        (("--data", folder, "--image-size", 4, "--network", "cnn"), [4, 4]),
+    ):
+        result = train(*command, *FAST, "--json", out)
+        assert result.exit_code == 0, result.output
+        found = json.loads(out.read_text())
+        assert found["data"]["shape"] == shape
+        assert found["network"] == command[-1]
+    assert found["data"]["names"] == ["black", "white"]
 
 
 def test_text_takes_small_steps_per_row():

@@ -129,7 +129,7 @@ class TargetColumns:
             task = "classification" if column.texts or few else "regression"
         if task == "regression":
             if column.texts:
-                text = next(iter(column.texts))
+                text = min(column.texts)
                 raise ValueError(
                     f"{self.label}: the target {column.name!r} holds text such as {text[:60]!r}; a "
                     "regression needs numbers."

@@ -35,7 +35,8 @@ class Files:
 
     def label(self, name: PurePosixPath) -> str:
         """What an error calls a file."""
-        return self.source if name == PurePosixPath() else f"{self.source}: {name}"
+        alone = str(name) == os.path.basename(self.source)
+        return self.source if alone else f"{self.source}: {name}"
 
     def describe(self) -> str:
         """What is there, for an error."""

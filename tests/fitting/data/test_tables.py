@@ -218,7 +218,8 @@ def test_broken_tables_end_in_one_clear_error(tmp_path, case):
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     if case not in ("unknown task", "no window"):
-        assert str(error.value).startswith(str(path))
+        assert str(error.value).startswith(f"{path}: ")
+        assert str(error.value).count("data.csv") == 1
 
 
 def test_files_that_are_no_text(tmp_path):
