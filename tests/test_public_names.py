@@ -105,9 +105,10 @@ NAMES = {
     "klprojax.training": """
         AbstractMove AbstractNetworkScheme AbstractOutputFactor AbstractStep
         AlternatingProjections CrossEntropy CyclicProjections Dataset Direction Evaluation
-        FitResult GradientAgreement GradientStep Margin Precisions ProjectionDirection
-        ProjectionStep Relaxed Spectral Splitting SquaredError StepInfo batch_order evaluate
-        fit gradient_agreement load_dataset projection_direction projection_slopes scan_fit
+        FitResult FunctionLoss GradientAgreement GradientStep Margin Precisions ProjectionDirection
+        ProjectionStep Relaxed SigmoidCrossEntropy Spectral Splitting SquaredError StepInfo
+        batch_order evaluate fit gradient_agreement load_dataset projection_direction
+        projection_slopes scan_fit
     """,
 }
 

@@ -1,13 +1,9 @@
 """``klprojax verify``: every statement of the paper, or Theorem 3.3 on one's own function."""
 
-import importlib
-import importlib.util
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +12,7 @@ from rich.text import Text
 
 from ._options import Precision, PrecisionOption
 from ._screen import NOT_AS_EXPECTED, Screen, check_outputs, visible, write_json, write_then_show
+from ._user_code import load_named
 
 
 def verify_command(
@@ -132,16 +129,8 @@ def load_function(spec: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     Raises:
         ValueError: the module, the function or the arguments cannot be had.
     """
-    where, colon, name = spec.rpartition(":")
-    if not (colon and where and name):
-        raise ValueError(f"--function is {spec!r}; it must be MODULE:NAME, as in model:loss")
-    try:
-        module = _import(where)
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"cannot import {where}: {type(error).__name__}: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"{where} has no function {name}")
+    module, function = load_named("--function", spec, "model:loss")
+    where, _, name = spec.rpartition(":")
     companion = f"{name}_args"
     if not hasattr(module, companion):
         raise ValueError(
@@ -160,28 +149,6 @@ def load_function(spec: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
             "(x,) for one"
         )
     return function, args
-
-
-def _import(where: str) -> ModuleType:
-    """Import a module by name from the current folder, or a file by its path."""
-    path = Path(where)
-    is_file = path.suffix == ".py"
-    folder = str(path.resolve().parent if is_file else Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        if not is_file:
-            return importlib.import_module(where)
-        # A name of its own: a file called json.py must not take the place of a module.
-        name = f"_verified_{path.stem}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.remove(folder)
 
 
 def _show(screen: Screen, checks: list[Any]) -> None:

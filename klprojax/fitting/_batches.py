@@ -41,6 +41,11 @@ class Batches:
         """True if a batch is the data itself: all rows in order, no padding."""
         return not self.shuffle and self.rows == self.width
 
+    def examples(self, updates: int) -> int:
+        """Rows that so many updates meet."""
+        epochs, rest = divmod(updates, self.count)
+        return epochs * self.rows + rest * self.size
+
     def epoch(self, number: int) -> np.ndarray:
         """Row indices `[count, width]` of an epoch."""
         if number not in self._memory:

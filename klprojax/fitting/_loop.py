@@ -22,6 +22,10 @@ from ._updates import relative_distance, run_updates, strong
 _INDICES = 2**22  # row indices sent to the device at once: 16 MiB
 
 
+class DivergedError(ValueError):
+    """A loss of a run became NaN, or infinite where it may not be."""
+
+
 def is_finite(loss: Any) -> Any:
     """Whether a loss is a number: the same for arrays of numpy and JAX."""
     return abs(loss) < float("inf")
@@ -320,7 +324,7 @@ class Loop:
         if not good.all():
             update = at.update + int(np.argmin(good)) + 1
             value, epoch = values[update - at.update - 1], (update - 1) // batches.count + 1
-            raise ValueError(
+            raise DivergedError(
                 self.fault.format(value=value, minus=-value, update=update, epoch=epoch)
             )
         rows = self._masses(batches, at.update - at.began, count)

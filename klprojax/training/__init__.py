@@ -10,6 +10,7 @@ from ._evaluate import Evaluation as Evaluation
 from ._evaluate import evaluate as evaluate
 from ._fit import FitResult as FitResult
 from ._fit import fit as fit
+from ._function_loss import FunctionLoss as FunctionLoss
 from ._gradient_step import GradientStep as GradientStep
 from ._outputs import AbstractOutputFactor as AbstractOutputFactor
 from ._outputs import CrossEntropy as CrossEntropy
@@ -21,6 +22,7 @@ from ._projection_direction import projection_slopes as projection_slopes
 from ._projection_step import ProjectionStep as ProjectionStep
 from ._scan_fit import batch_order as batch_order
 from ._scan_fit import scan_fit as scan_fit
+from ._sigmoid_cross_entropy import SigmoidCrossEntropy as SigmoidCrossEntropy
 from .moves import AbstractMove as AbstractMove
 from .moves import Direction as Direction
 from .moves import Relaxed as Relaxed

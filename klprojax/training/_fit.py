@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from .._store import check_writable
 from ..fitting._batches import Batches
-from ..fitting._loop import At, Loop, Phase, check_at_least
+from ..fitting._loop import At, DivergedError, Loop, Phase, check_at_least
 from ..fitting._network import needs_key
 from ..fitting._placement import place
 from ..fitting._step import AbstractStep
@@ -28,11 +28,11 @@ class FitResult:
 
     Attributes:
         model: of the best evaluation on validation data; of the last update without validation.
-        history: one dict an evaluation. `update` and `epoch` (updates divided by those of an
-            epoch); `seconds` spent in updates so far, without compiling and evaluating;
-            `train_loss`, the mean over the rows met since the entry before, each before its own
-            update; `validation_loss` and `validation_accuracy` (or the metric's name); `stats` of
-            the last update; `window_distance`, by window. What was not measured is None.
+        history: one dict an evaluation. `update`, `epoch` (updates divided by those of an epoch)
+            and `examples` (rows met); `seconds` spent in updates so far, without compiling and
+            evaluating; `train_loss`, the mean over the rows met since the entry before, each before
+            its own update; `validation_loss` and `validation_accuracy` (or the metric's name);
+            `stats` of the last update; `window_distance`, by window. What was not measured is None.
         last_model: of the last update.
         state: the step's state after the last update.
         updates: number of updates done.
@@ -194,6 +194,7 @@ def fit(
         entry: dict[str, Any] = {
             "update": at.update,
             "epoch": at.update / batches.count,
+            "examples": batches.examples(at.update),
             "seconds": at.seconds,
             "train_loss": at.train_loss,
             "validation_loss": None,
@@ -204,7 +205,7 @@ def fit(
         if held is not None:
             found = held(at.model)
             if np.isnan(found.loss):
-                raise ValueError(
+                raise DivergedError(
                     f"The validation loss is nan after update {at.update}; lower the step size."
                 )
             entry["validation_loss"] = found.loss

@@ -15,16 +15,16 @@ from klprojax.cli._app import app
 
 FOLDER = Path(__file__).parent
 ROOT = ()
-# The file that tests each command: the literals of its default tests are searched.
+# The files that test each command: the literals of their default tests are searched.
 FILES = {
-    ROOT: "test_options.py",
-    ("circuit",): "test_options.py",
-    ("circuit", "fit"): "test_circuit_command.py",
-    ("circuit", "query"): "test_circuit_query_command.py",
-    ("demo",): "test_demo_command.py",
-    ("infer",): "test_infer_command.py",
-    ("train",): "test_train_command.py",
-    ("verify",): "test_verify_command.py",
+    ROOT: ["test_options.py"],
+    ("circuit",): ["test_options.py"],
+    ("circuit", "fit"): ["test_circuit_command.py"],
+    ("circuit", "query"): ["test_circuit_query_command.py"],
+    ("demo",): ["test_demo_command.py"],
+    ("infer",): ["test_infer_command.py"],
+    ("train",): ["test_train_command.py", "test_train_comparison.py"],
+    ("verify",): ["test_verify_command.py"],
 }
 
 
@@ -106,7 +106,8 @@ def test_every_command_has_its_file():
 
 @pytest.mark.parametrize(("path", "name", "word"), wanted())
 def test_every_option_is_given_in_some_test(path, name, word):
-    tree = ast.parse((FOLDER / FILES[path]).read_text(encoding="utf-8"))
+    text = "\n".join((FOLDER / file).read_text(encoding="utf-8") for file in FILES[path])
+    tree = ast.parse(text)
     words, pairs = given(tree)
     assert name in words, f"no test of {' '.join(path)} gives {name}"
     if word is not None:

@@ -64,8 +64,9 @@ def test_json_has_the_numbers_of_the_same_runs_by_hand(data, tmp_path):
     dataset = load_dataset(data, dtype="float64")
     for one, optimiser in zip(results, (optax.adam(0.05), optax.sgd(0.05)), strict=True):
         assert set(one) == {
-            "step", "accuracy_mean", "accuracy_sd", "seconds", "seconds_per_update",
-            "peak_memory_mib", "curve",
+            "step", "metric", "accuracy_mean", "accuracy_sd", "accuracy_interval", "by_seed",
+            "test_loss_by_seed", "setting", "trials", "seconds", "seconds_per_update",
+            "peak_memory_mib", "curve", "histories", "paired",
         }  # fmt: skip
         accuracies, curves = [], []
         for seed in (0, 1):

@@ -60,6 +60,34 @@ def test_learning_curves_of_several_seeds_have_their_mean_in_front():
     np.testing.assert_allclose(y, [0.4, 0.6], rtol=1e-15)
     assert axis.lines[-1].get_label() == "adam"
     assert axis.lines[0].get_alpha() < 1
+    (band,) = axis.collections
+    corners = band.get_paths()[0].vertices
+    # Of two numbers 0.4 apart the deviation is 0.4 / √2.
+    for x, middle in ((0.7, 0.4), (1.2, 0.6)):
+        ends = corners[np.isclose(corners[:, 0], x), 1]
+        np.testing.assert_allclose(ends.min(), middle - 0.4 / 2**0.5, rtol=1e-12)
+        np.testing.assert_allclose(ends.max(), middle + 0.4 / 2**0.5, rtol=1e-12)
+
+
+def test_learning_curves_against_examples():
+    from matplotlib.figure import Figure
+
+    run = [{**entry, "examples": 32 * entry["update"]} for entry in history()]
+    figure = learning_curves({"a": run})
+    assert [axis.get_xlabel() for axis in figure.axes] == [
+        "updates",
+        "examples",
+        "training time (s)",
+    ]
+    np.testing.assert_array_equal(points(figure.axes[1].lines[0])[0], [320, 640, 960])
+    assert len(learning_curves({"a": run, "b": history()}).axes) == 2
+    axes = Figure().subplots(1, 2)
+    assert [a.get_xlabel() for a in learning_curves({"a": run}, axes).axes] == [
+        "updates",
+        "training time (s)",
+    ]
+    with pytest.raises(ValueError, match="Some history has no entry 'examples'; give two axes"):
+        learning_curves({"a": history()}, Figure().subplots(1, 3))
 
 
 def test_another_measure_and_given_axes():

@@ -93,6 +93,8 @@ def test_equals_a_plain_loop_over_short_batches(run, reference):
 def test_history(run, reference):
     assert [entry["update"] for entry in run.history] == [0, 5, 10, 15, 20, 21]
     assert [entry["epoch"] for entry in run.history] == [u / 7 for u in (0, 5, 10, 15, 20, 21)]
+    # Epochs of 53 rows in batches of 8.
+    assert [entry["examples"] for entry in run.history] == [0, 40, 77, 114, 154, 159]
     assert run.history[0]["train_loss"] is None
     seconds = [entry["seconds"] for entry in run.history]
     assert seconds[0] == 0.0

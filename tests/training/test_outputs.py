@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from klprojax.training import AbstractOutputFactor, CrossEntropy, Margin, SquaredError
+from klprojax.training import (
+    AbstractOutputFactor,
+    CrossEntropy,
+    FunctionLoss,
+    Margin,
+    SigmoidCrossEntropy,
+    SquaredError,
+)
 
 LABELS = jnp.asarray([2, 0], jnp.int32)
 
@@ -17,8 +24,26 @@ def outputs(seed=0, rows=2, classes=3, scale=1.0):
     return jnp.asarray(scale * np.random.default_rng(seed).normal(size=(rows, classes)))
 
 
-TARGETS = {"CrossEntropy": LABELS, "SquaredError": outputs(7), "Margin": LABELS}
-FACTORS = {"CrossEntropy": CrossEntropy(), "SquaredError": SquaredError(), "Margin": Margin(0.5)}
+def quartic(outputs, targets):
+    return jnp.sum(
+        (outputs - targets) ** 4 + outputs**2 * jnp.sum(outputs**2, -1, keepdims=True), -1
+    )
+
+
+TARGETS = {
+    "CrossEntropy": LABELS,
+    "SquaredError": outputs(7),
+    "Margin": LABELS,
+    "SigmoidCrossEntropy": jnp.asarray([[0.0, 1.0, 1.0], [1.0, 0.0, 0.3]]),
+    "FunctionLoss": outputs(7),
+}
+FACTORS = {
+    "CrossEntropy": CrossEntropy(),
+    "SquaredError": SquaredError(),
+    "Margin": Margin(0.5),
+    "SigmoidCrossEntropy": SigmoidCrossEntropy(),
+    "FunctionLoss": FunctionLoss(quartic),
+}
 COMPILED = {name: jax.jit(factor.__call__) for name, factor in FACTORS.items()}
 PROXIMAL = {name: jax.jit(factor.proximal) for name, factor in FACTORS.items()}
 
@@ -154,6 +179,12 @@ def test_derivatives_of_the_proximal_step(name):
         (CrossEntropy(), jnp.zeros((2, 4)), r"or distributions \(2, 3\)"),
         (SquaredError(), jnp.zeros((2, 1)), r"SquaredError got targets of shape \(2, 1\)"),
         (Margin(), jnp.zeros((2, 3)), r"Margin got targets of shape \(2, 3\) and type float64"),
+        (SigmoidCrossEntropy(), jnp.zeros(2), r"SigmoidCrossEntropy got targets of shape \(2,\)"),
+        (
+            SigmoidCrossEntropy(),
+            jnp.asarray([[0.0, 1.0, 0.5], [0.0, 2.0, 0.0]]),
+            r"targets between 0 and 1, one for each label; row 1 holds \[0.0, 2.0, 0.0\]",
+        ),
     ],
 )
 def test_targets_that_do_not_fit_are_errors(factor, targets, message):
@@ -207,6 +238,21 @@ def test_half_precision_rounds_its_distributions():
     targets = jnp.asarray([[0.3, 0.3, 0.4], [0.2, 0.7, 0.1]], jnp.bfloat16)
     assert float(jnp.sum(targets.astype(jnp.float32), 1).max()) > 1.0005
     CrossEntropy()(outputs().astype(jnp.bfloat16), targets)
+
+
+def test_functions_have_the_proximal_steps_of_the_factors_that_they_are():
+    x = outputs(2, scale=3.0)
+    softmax = FunctionLoss(
+        lambda x, y: jax.nn.logsumexp(x, -1) - jnp.take_along_axis(x, y[:, None], -1)[:, 0]
+    )
+    wanted = CrossEntropy().proximal(x, LABELS, 0.2)
+    # Newton's last step is exact to rounding.
+    np.testing.assert_allclose(softmax.proximal(x, LABELS, 0.2), wanted, atol=1e-13)
+    np.testing.assert_array_equal(softmax(x, LABELS), softmax.function(x, LABELS))
+    # Two derivatives but no convexity: the nearer of two minima, 4 (x - 1/2) + 4 x (x² - 1) = 0.
+    double = FunctionLoss(lambda x, y: jnp.sum((x**2 - 1) ** 2, -1))
+    near = double.proximal(jnp.asarray([[0.5]]), jnp.zeros((1, 1)), 4.0)
+    np.testing.assert_allclose(near, [[0.5 ** (1 / 3)]], rtol=1e-13)
 
 
 @pytest.mark.parametrize("margin", [0.0, -1.0])
