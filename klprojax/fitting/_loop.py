@@ -132,6 +132,7 @@ class Loop:
             bar counts updates, not epochs.
         key: of the random numbers of all updates, for networks that draw some.
         masses: weight of every row of the data; 1 if None.
+        apart: call updates one by one, not in stretches; see `slow_in_loops`.
     """
 
     phases: tuple[Phase, ...]
@@ -155,6 +156,7 @@ class Loop:
     ahead: bool = True
     key: Any = None
     masses: np.ndarray | None = None
+    apart: bool = False
 
     def run(self, model: PyTree) -> At:
         """Run from a model, or from the checkpoint."""
@@ -266,7 +268,11 @@ class Loop:
 
     def _longest(self, number: int) -> int:
         phase = self.phases[number]
-        return max(1, min(self.every, phase.total, max(1, _INDICES // phase.batches.width)))
+        return (
+            1
+            if self.apart
+            else max(1, min(self.every, phase.total, max(1, _INDICES // phase.batches.width)))
+        )
 
     def _next_stop(self, at: At) -> int:
         """The next update after which something happens: evaluation, checkpoint or snapshot."""

@@ -134,6 +134,28 @@ def for_inference(model: PyTree) -> PyTree:
     return eqx.nn.inference_mode(model)
 
 
+def slow_in_loops(model: PyTree, x: PyTree, key: Array | None = None) -> bool:
+    """Whether a loop on the device would slow a model down: convolutions on a CPU.
+
+    XLA knows fast ones there, 20 times as fast, but not inside loops.
+
+    Args:
+        model: a model.
+        x: a batch; only shapes and dtypes are read.
+        key: where the model needs one.
+    """
+    if jax.default_backend() != "cpu":
+        return False
+    few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), x)
+    closed = jax.make_jaxpr(lambda x: _arrays(model, x, key))(few)
+    program = FlatProgram(closed, [False] * len(closed.jaxpr.invars))
+    return any(eqn.primitive.name == "conv_general_dilated" for eqn, *_ in program.equations)
+
+
+def _arrays(model: PyTree, x: PyTree, key: Array | None) -> PyTree:
+    return eqx.filter(forward(model, rows_of_batch(model, x, None, key)), eqx.is_array)
+
+
 def needs_key(model: PyTree, x: PyTree) -> bool:
     """Whether a model takes a keyword `key` that its outputs depend on, or cannot do without.
 
@@ -144,15 +166,13 @@ def needs_key(model: PyTree, x: PyTree) -> bool:
     if not _takes_key(model):
         return False
 
-    def run(x: PyTree, key: Array | None) -> PyTree:
-        return eqx.filter(forward(model, rows_of_batch(model, x, None, key)), eqx.is_array)
-
     few = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype), x)
     try:
-        jax.eval_shape(lambda x: run(x, None), few)
+        jax.eval_shape(lambda x: _arrays(model, x, None), few)
     except Exception:  # a split of None, a layer that asks for a key
         return True
-    closed = jax.make_jaxpr(run)(few, jax.eval_shape(lambda: jax.random.key(0)))
+    like = jax.eval_shape(lambda: jax.random.key(0))
+    closed = jax.make_jaxpr(lambda x, key: _arrays(model, x, key))(few, like)
     others = [False] * (len(closed.jaxpr.invars) - 1)
     program = FlatProgram(closed, [*others, True])
     return not program.live.isdisjoint(program.outputs)

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .._tracing import no_python_values
 from ..fitting._means import Means
-from ..fitting._network import for_inference, forward, needs_key, rows_of_batch
+from ..fitting._network import for_inference, forward, needs_key, rows_of_batch, slow_in_loops
 from ..fitting._placement import Placement, place
 from ._inputs import check_data, check_model, label_classes, to_arrays
 from ._outputs import CrossEntropy
@@ -98,7 +98,8 @@ class Evaluator:
         outputs = check_model(name, for_inference(model), x, y, loss, key)
         metric = find_metric(metric, outputs, y)
         self.metric, self.values = metric, eqx.Partial(_row_values, loss, metric, key)
-        self.means = Means((x, y), rows, batch_size, where)
+        apart = slow_in_loops(for_inference(model), x, key)
+        self.means = Means((x, y), rows, batch_size, where, apart)
 
     def __call__(self, model: PyTree) -> Evaluation:
         return Evaluation(*self.means(self.values, model))

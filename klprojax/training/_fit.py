@@ -14,7 +14,7 @@ from jaxtyping import Array, PyTree
 from .._store import check_writable
 from ..fitting._batches import Batches
 from ..fitting._loop import At, DivergedError, Loop, Phase, check_at_least
-from ..fitting._network import needs_key
+from ..fitting._network import needs_key, slow_in_loops
 from ..fitting._placement import place
 from ..fitting._step import AbstractStep
 from ..fitting._updates import weight_dtype
@@ -247,6 +247,7 @@ def fit(
         windows=windows,
         key=key,
         masses=masses,
+        apart=slow_in_loops(model, x, key),
     )
     at = loop.run(model)
     return FitResult(

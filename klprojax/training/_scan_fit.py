@@ -49,7 +49,8 @@ def scan_fit(
     """Run all updates in one `scan`: pure, for `jit`, and for `vmap` over seeds and settings.
 
     The updates are those of `fit` with the same rows. Nothing is checked, evaluated or kept on the
-    way; `fit` does that.
+    way; `fit` does that. On a CPU, convolutions are many times slower inside a `scan`; `fit` calls
+    such updates one by one.
 
     Args:
         model: a callable on one sample, or a pair (network, state); its arrays may be mapped.

@@ -4,13 +4,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from klprojax.fitting._network import slow_in_loops
 from klprojax.training import (
     CrossEntropy,
+    GradientStep,
     ProjectionStep,
     Spectral,
     batch_order,
+    evaluate,
     fit,
     scan_fit,
 )
@@ -61,3 +65,27 @@ def test_runs_vectorise_over_models_and_settings():
     for k, share in enumerate((0.01, 0.1)):
         alone = quick_jit(last)(jax.tree.map(lambda leaf, k=k: leaf[k], many), share)
         np.testing.assert_allclose(found[k], alone, rtol=1e-12)
+
+
+def test_convolutions_are_updated_one_by_one_with_the_same_numbers():
+    class Convolutional(eqx.Module):
+        inner: eqx.nn.Conv1d
+        last: eqx.nn.Linear
+
+        def __call__(self, x):
+            return self.last(jax.nn.relu(self.inner(x[None])).reshape(-1))
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    model = Convolutional(eqx.nn.Conv1d(1, 2, 3, key=keys[0]), eqx.nn.Linear(8, 3, key=keys[1]))
+    x = np.asarray(jax.random.normal(keys[2], (20, 6)))
+    data, step = (x, (np.arange(20) % 3).astype(np.int32)), GradientStep(optax.adam(1e-2))
+    assert slow_in_loops(model, x) == (jax.default_backend() == "cpu")
+    assert not slow_in_loops(model.last, np.ones((2, 8)))
+    result = fit(model, step, data, data, epochs=2, batch_size=8)
+    order = batch_order(20, 8, epochs=2)
+    expected, losses = eqx.filter_jit(lambda: scan_fit(model, step, data, order))()
+    for leaf, same in zip(weights_of(result.last_model), weights_of(expected), strict=True):
+        np.testing.assert_allclose(leaf, same, rtol=1e-9)  # another order of sums, twice six times
+    rows = CrossEntropy()(jax.vmap(result.model)(data[0]), data[1])
+    np.testing.assert_allclose(evaluate(result.model, data, batch_size=8).loss, rows.mean())
+    np.testing.assert_allclose(result.history[1]["train_loss"] * 20, losses[:3] @ [8.0, 8.0, 4.0])
