@@ -52,7 +52,8 @@ def run(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     data = source if source == "digits" else str(shared.data_dir(options) / source)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "klprojax.cli", "train", "--data", data]
+        call = "from klprojax.cli import main; main()"
+        command = [sys.executable, "-c", call, "train", "--data", data]
         for step in STEPS:
             command += ["--step", step]
         for key, value in settings.items():
