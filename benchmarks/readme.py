@@ -240,6 +240,21 @@ def adam(speed: Report, accuracy: Report, depths: Report) -> Peer:
     return Peer("Adam (optax), our projection step against it", rows)
 
 
+def predictive_coding(report: Report) -> Peer:
+    """jpc on MNIST, `benchmarks tasks`."""
+    theirs, ours = report["jpc"], _select(report["mnist"], step="projection")
+    case = "mnist 784-128-10, tuned alike"
+    rows = _row(
+        "test accuracy",
+        "",
+        [(case, _at(ours, "accuracy_mean"), theirs["accuracy_mean"])],
+        more_is_better=True,
+        difference=True,
+    )
+    rows += _row("a run of 5 epochs", "s", [(case, _at(ours, "seconds"), theirs["seconds"])])
+    return Peer(f"jpc {theirs['versions']['jpc']} (predictive coding)", rows)
+
+
 def cirkit(report: Report) -> Peer:
     """Circuits, `benchmarks circuits`; recorded figures of the other side are marked so."""
     live = report["peer"] == "live"
@@ -299,6 +314,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Callable[..., Peer]], ...] = (
     (("exactness_peers",), pyagrum),
     (("training",), pjax),
     (("training", "training_accuracy", "depth"), adam),
+    (("tasks",), predictive_coding),
 )
 
 

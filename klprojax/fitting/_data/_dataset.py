@@ -110,7 +110,7 @@ def complete(name: str, parts: dict[str, Rows], seed: int, *, classes: bool) -> 
         kept, held = fifths(y, seed, classes=classes)
         if not len(held):
             raise ValueError(
-                f"{name}: {len(y)} rows are too few to take {part} rows from; give more, or a "
+                f"{name}: {len(y)} row(s) are too few to take {part} rows from; give more, or a "
                 f"{part} part."
             )
         parts["train"], parts[part] = (x[kept], y[kept]), (x[held], y[held])

@@ -156,7 +156,7 @@ LONG = "x" * 200_000
 BROKEN = {
     "empty": ([""], {}, "an empty file"),
     "no rows": ([HEADER], {}, "has a header and no rows"),
-    "few rows": ([HEADER, *ROWS[:3]], {}, "3 rows are too few to take test rows from"),
+    "few rows": ([HEADER, *ROWS[:3]], {}, "3 row(s) are too few to take test rows from"),
     "ragged": (corrupted(_7="1,m,2"), {}, "line 7 has 3 cells, the header 4"),
     "long row": (corrupted(_7="1,m,2,cat,x"), {}, "line 7 has 5 cells, the header 4"),
     "one column": (["a", "1", "2"], {}, "the first line is the one cell 'a'"),
