@@ -63,7 +63,7 @@ class Precisions(eqx.Module):
             ratio: precision of the outputs over that of the inputs, positive.
             relative: see the class.
         """
-        stiff, soft = 1 / ratio, 300.0 if relative else None
+        stiff, soft = 1 / ratio, 100.0 if relative else None
         return cls(stiff, stiff, stiff, stiff, stiff, 1.0, relative, soft)
 
 
