@@ -158,6 +158,7 @@ class Comparison:
             select="metric",
             windows=self.windows,
             checkpoint=None if self.checkpoint is None else self.file(name.value, seed, trial),
+            weights=self.data.weights,
             progress=True,
         )
 

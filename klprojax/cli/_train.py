@@ -51,6 +51,9 @@ class Source:
     drop: Annotated[
         list[str] | None, typer.Option(help="Column of a table to leave out; may be repeated.")
     ] = None
+    weights: Annotated[
+        str | None, typer.Option(help="Column of a table with the weights of training rows.")
+    ] = None
     window: Annotated[int | None, typer.Option(min=1, help="Characters per row. [64]")] = None
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Make images squares of that many pixels.")
@@ -68,6 +71,7 @@ class Source:
             drop=self.drop or (),
             window=self.window,
             image_size=self.image_size,
+            weights=self.weights,
         )
 
 

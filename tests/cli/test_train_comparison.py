@@ -167,6 +167,29 @@ def test_regressions_are_measured_by_r2(table, tmp_path):
     assert "test R²" in result.stdout
 
 
+def test_a_column_weighs_the_training_rows(table, tmp_path):
+    # Weights of 1 and 2 by whether the price is above its middle.
+    lines = table.read_text().splitlines()
+    price = lines[0].split(",").index("price")
+    heavy = [2 if float(line.split(",")[price]) > 0 else 1 for line in lines[1:]]
+    weighed = tmp_path / "weighed.csv"
+    rows = [f"{line},{weight}" for line, weight in zip(lines[1:], heavy, strict=True)]
+    weighed.write_text("\n".join([lines[0] + ",w", *rows]))
+    out, chosen = tmp_path / "out.json", ("--target", "price", "--drop", "kind")
+    command = ("--data", weighed, *chosen, "--weights", "w", "--precision", 64, *FAST)
+    assert train(*command, "--json", out).exit_code == 0
+    (one,) = results(out)
+    data = load_dataset(weighed, target="price", drop="kind", dtype="float64", weights="w")
+    assert set(data.weights) == {1.0, 2.0}
+    start = make_network(4, [4], 1, 0, skip=False, dtype=np.float64)
+    run = fit(
+        start, GradientStep(optax.sgd(0.1)), data.train, data.validation, loss=SquaredError(),
+        metric=None, epochs=2, batch_size=16, weights=data.weights,
+    )  # fmt: skip
+    last = one["histories"][0][-1]
+    assert last["train_loss"] == pytest.approx(run.history[-1]["train_loss"], rel=1e-12)
+
+
 def test_several_labels(table, tmp_path):
     out = tmp_path / "out.json"
     command = ("--data", table, "--target", "red", "--target", "big", "--drop", "kind", *FAST)

@@ -35,6 +35,7 @@ class Dataset(NamedTuple):
         scale: for `"regression"` the mean and the standard deviation of the targets in the training
             rows, each `[targets]`: y holds `(target - mean) / deviation`.
         notes: what was read and inferred, in sentences.
+        weights: of the training rows, `[rows]`, for `fit(weights=)`; None if they have none.
     """
 
     train: Rows
@@ -47,6 +48,7 @@ class Dataset(NamedTuple):
     features: tuple[str, ...] = ()
     scale: Rows | None = None
     notes: tuple[str, ...] = ()
+    weights: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Wanted:
     drop: tuple[str, ...] = ()
     window: int | None = None
     image_size: int | None = None
+    weights: str | None = None
 
 
 def part_of(name: str) -> str | None:

@@ -17,7 +17,7 @@ from ._text import TEXTS, read_text
 _OPTIONS = {
     "the digits": (),
     "arrays": ("task",),
-    "a table": ("target", "task", "drop"),
+    "a table": ("target", "task", "drop", "weights"),
     "images": ("image_size",),
     "text": ("window",),
 }
@@ -34,6 +34,7 @@ def load_dataset(
     drop: str | Sequence[str] = (),
     window: int | None = None,
     image_size: int | None = None,
+    weights: str | None = None,
 ) -> Dataset:
     """Load a data set: arrays, a table, images or text.
 
@@ -43,8 +44,9 @@ def load_dataset(
 
     - ``"digits"``: scikit-learn's 1797 images of 8 by 8 pixels.
     - An ``.npz`` file with arrays `x_train`, `y_train`, `x_test`, `y_test` (or `train_x` and so
-      on), and perhaps `x_validation`, `y_validation`. Integers are labels, rows of 0 and 1 are
-      several labels each (one 1 per row: classes), other numbers are targets of a regression.
+      on), and perhaps `x_validation`, `y_validation`, and `w_train`, weights of the rows. Integers
+      are labels, rows of 0 and 1 are several labels each (one 1 per row: classes), other numbers
+      are targets of a regression.
     - A ``.csv`` or ``.tsv`` file with a line of names. Columns of numbers become features of mean 0
       and deviation 1 in the training rows; missing ones (empty, ``NA``, ``?`` and the like) become
       0, the mean, with one more feature that marks them. Columns of text become one feature per
@@ -71,6 +73,7 @@ def load_dataset(
         drop: columns of a table to leave out.
         window: characters of text per row; 64 if None.
         image_size: make images squares of that many pixels; needed if they differ in size.
+        weights: the column of a table with the weights of its training rows, at least 0.
 
     Returns:
         A `Dataset`; its `notes` say what was read and inferred.
@@ -86,7 +89,7 @@ def load_dataset(
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
     targets, left_out = ((x,) if isinstance(x, str) else tuple(x or ()) for x in (target, drop))
-    wanted = Wanted(seed, targets, task, left_out, window, image_size)
+    wanted = Wanted(seed, targets, task, left_out, window, image_size, weights)
     data = _read(os.fspath(source), wanted)
     kind = np.dtype(dtype)
     scale = None

@@ -16,7 +16,7 @@ def read_arrays(path: str, wanted: Wanted) -> Dataset:
     Raises:
         ValueError: no such file, or not one of this form.
     """
-    arrays, found = read_npz(path, sum(_NAMES.values(), ()))
+    arrays, found = read_npz(path, (*sum(_NAMES.values(), ()), "w_train"))
     parts: dict[str, Rows] = {}
     for part, names in _NAMES.items():
         pair = next(
@@ -41,15 +41,29 @@ def read_arrays(path: str, wanted: Wanted) -> Dataset:
     if task == "classification":
         classes, more = _count(path, parts)
         notes += more
+    weights = arrays.get("w_train")
+    if weights is not None and weights.shape != parts["train"][0].shape[:1]:
+        raise ValueError(
+            f"{path}: w_train is of shape {weights.shape}; expected one weight for each of the "
+            f"{len(parts['train'][0])} training rows."
+        )
     if "validation" not in parts:
         if len(parts["train"][0]) < 5:
             raise ValueError(f"{path}: needs 5 training rows to take a validation row from them.")
+        if weights is not None:
+            weights = split(weights, weights, wanted.seed)[0][0]
         parts["train"], parts["validation"] = split(*parts["train"], wanted.seed)
     scale = None
     if task == "regression":
         parts, scale = scale_targets(path, parts)
     return Dataset(
-        *in_order(parts), classes=classes, task=task, shape=shape, scale=scale, notes=notes
+        *in_order(parts),
+        classes=classes,
+        task=task,
+        shape=shape,
+        scale=scale,
+        notes=notes,
+        weights=weights,
     )
 
 

@@ -52,17 +52,23 @@ def read_table(files: Files, wanted: Wanted) -> Dataset:
                 f"{table.label}: its columns differ from those of {first.label}: {', '.join(odd)}."
             )
     targets = wanted.target or (first.header[-1],)
-    for what, names in (("target", targets), ("drop", wanted.drop)):
+    weights: tuple[str, ...] = () if wanted.weights is None else (wanted.weights,)
+    for what, names in (("target", targets), ("drop", wanted.drop), ("weights", weights)):
         for name in names:
             if name not in first.header:
                 raise ValueError(
                     f"{first.label}: {what} names {name!r}, which is no column; columns are "
                     f"{', '.join(first.header)}."
                 )
-    twice = set(targets) & set(wanted.drop)
-    if twice:
-        raise ValueError(f"{first.label}: {twice.pop()!r} is both a target and left out.")
-    features = [n for n in first.header if n not in targets and n not in wanted.drop]
+    if set(targets) & set(wanted.drop):
+        twice = (set(targets) & set(wanted.drop)).pop()
+        raise ValueError(f"{first.label}: {twice!r} is both a target and left out.")
+    if set(weights) & {*targets, *wanted.drop}:
+        raise ValueError(
+            f"{first.label}: {weights[0]!r} is a target or left out; it cannot weigh rows. If it "
+            "is the last column, name another target."
+        )
+    features = [n for n in first.header if n not in (*targets, *wanted.drop, *weights)]
     if not features:
         raise ValueError(f"{first.label}: no column is left to predict {', '.join(targets)} from.")
     task, y, names, note = TargetColumns(tables, targets, wanted.task).read()
@@ -86,7 +92,21 @@ def read_table(files: Files, wanted: Wanted) -> Dataset:
         features=tuple(labels),
         scale=scale,
         notes=(note, *notes),
+        weights=_weights(tables["train"], weights[0], chosen["train"][1]) if weights else None,
     )
+
+
+def _weights(table: DataTable, name: str, rows: np.ndarray) -> np.ndarray:
+    """Numbers of a column, in these rows."""
+    found = np.array([number(table.columns[name][row]) for row in rows])
+    bad = ~(np.isfinite(found) & (found >= 0))
+    if bad.any():
+        row = rows[int(np.argmax(bad))]
+        raise ValueError(
+            f"{table.label}: line {table.lines[row]} has the weight {table.columns[name][row]!r}; "
+            "expected a number of at least 0."
+        )
+    return found
 
 
 def _parse(label: str, text: str, suffix: str) -> DataTable:

@@ -66,3 +66,14 @@ def test_a_label_of_the_test_rows_alone_is_noted(tmp_path):
 def test_targets_that_are_none_end_in_one_clear_error(tmp_path, y_train, y_test, options, message):
     with pytest.raises(ValueError, match=message):
         load_dataset(saved(tmp_path, y_train, y_test), **options)
+
+
+def test_weights_go_with_their_rows(tmp_path):
+    x = np.arange(40.0).reshape(20, 2)
+    parts = {"x_train": x, "y_train": np.arange(20) % 2, "x_test": x, "y_test": np.arange(20) % 2}
+    np.savez(tmp_path / "d.npz", **parts, w_train=x[:, 0] / 2)
+    data = load_dataset(tmp_path / "d.npz", dtype="float64")
+    np.testing.assert_array_equal(data.weights, data.train[0][:, 0] / 2)
+    np.savez(tmp_path / "d.npz", **parts, w_train=np.ones(19))
+    with pytest.raises(ValueError, match="one weight for each of the 20 training rows"):
+        load_dataset(tmp_path / "d.npz")

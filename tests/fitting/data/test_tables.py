@@ -320,3 +320,25 @@ def test_tables_with_cells_changed_at_random_are_read_or_refused(tmp_path):
     assert read > 0
     assert len(refused) > 0
     assert all(text.startswith(str(path)) and "\n" not in text for text in refused)
+
+
+def test_a_column_of_weights_is_that_of_the_training_rows(tmp_path):
+    lines = [HEADER + ",w", *(f"{row},{n / 8}" for n, row in enumerate(ROWS))]
+    data = load_dataset(table(tmp_path, lines), dtype="float64", target="kind", weights="w")
+    assert data.features == ("age", "sex=f", "sex=m", "score", "score missing")
+    assert data.weights.shape == data.train[1].shape
+    # Age grows by one per row, the weight by an eighth.
+    ages = data.train[0][:, 0]
+    line = np.polyfit(ages, data.weights, 1)
+    np.testing.assert_allclose(np.polyval(line, ages), data.weights, atol=1e-12)
+    assert load_dataset(table(tmp_path), target="kind").weights is None
+    for value in ("-1", "x", "", "inf"):
+        broken = table(tmp_path, [lines[0], *(f"{row},{value}" for row in ROWS)])
+        with pytest.raises(ValueError, match=r"data.csv: line \d+ has the weight"):
+            load_dataset(broken, target="kind", weights="w")
+    with pytest.raises(ValueError, match="weights names 'v', which is no column"):
+        load_dataset(table(tmp_path, lines), target="kind", weights="v")
+    with pytest.raises(ValueError, match="'w' is a target or left out; it cannot weigh rows"):
+        load_dataset(table(tmp_path, lines), weights="w")
+    with pytest.raises(ValueError, match="weights is for a table; this is the digits"):
+        load_dataset("digits", weights="w")
