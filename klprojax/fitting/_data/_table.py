@@ -52,7 +52,7 @@ def read_table(files: Files, wanted: Wanted) -> Dataset:
                 f"{table.label}: its columns differ from those of {first.label}: {', '.join(odd)}."
             )
     targets = wanted.target or (first.header[-1],)
-    weights: tuple[str, ...] = () if wanted.weights is None else (wanted.weights,)
+    weights = () if wanted.weights is None else (wanted.weights,)
     for what, names in (("target", targets), ("drop", wanted.drop), ("weights", weights)):
         for name in names:
             if name not in first.header:
@@ -65,7 +65,7 @@ def read_table(files: Files, wanted: Wanted) -> Dataset:
         raise ValueError(f"{first.label}: {twice!r} is both a target and left out.")
     if set(weights) & {*targets, *wanted.drop}:
         raise ValueError(
-            f"{first.label}: {weights[0]!r} is a target or left out; it cannot weigh rows. If it "
+            f"{first.label}: {wanted.weights!r} is a target or left out; it cannot weigh rows. If it "
             "is the last column, name another target."
         )
     features = [n for n in first.header if n not in (*targets, *wanted.drop, *weights)]
@@ -92,12 +92,14 @@ def read_table(files: Files, wanted: Wanted) -> Dataset:
         features=tuple(labels),
         scale=scale,
         notes=(note, *notes),
-        weights=_weights(tables["train"], weights[0], chosen["train"][1]) if weights else None,
+        weights=_weights(tables["train"], wanted.weights, chosen["train"][1]),
     )
 
 
-def _weights(table: DataTable, name: str, rows: np.ndarray) -> np.ndarray:
-    """Numbers of a column, in these rows."""
+def _weights(table: DataTable, name: str | None, rows: np.ndarray) -> np.ndarray | None:
+    """Numbers of a column, in these rows; None without one."""
+    if name is None:
+        return None
     found = np.array([number(table.columns[name][row]) for row in rows])
     bad = ~(np.isfinite(found) & (found >= 0))
     if bad.any():
