@@ -65,8 +65,8 @@ def read_table(files: Files, wanted: Wanted) -> Dataset:
         raise ValueError(f"{first.label}: {twice!r} is both a target and left out.")
     if set(weights) & {*targets, *wanted.drop}:
         raise ValueError(
-            f"{first.label}: {wanted.weights!r} is a target or left out; it cannot weigh rows. If it "
-            "is the last column, name another target."
+            f"{first.label}: {wanted.weights!r} is a target or left out; it cannot weigh rows. "
+            "If it is the last column, name another target."
         )
     features = [n for n in first.header if n not in (*targets, *wanted.drop, *weights)]
     if not features:
