@@ -133,17 +133,20 @@ def markdown(report: dict[str, Any]) -> str:
         "its 95 % interval over seeds; wall seconds in updates of one run.\n\n"
     )
     text += f"**Missed:** {'; '.join(missed)}.\n\n" if missed else "All targets met.\n\n"
+    left = [name for name in TASKS if not report.get(name)]
+    text += f"Not run: {', '.join(left)}.\n\n" if left else ""
     rows = []
     for name, (_, settings) in TASKS.items():
         for row in report.get(name, []):
             low, high = row["accuracy_interval"] or (row["accuracy_mean"],) * 2
-            chosen = {k: v for k, v in (row["setting"] or {}).items() if v is not None}
+            setting = row["setting"]
+            chosen = f"{setting['name']} {setting['value']:.3g}" if setting else "default"
             rows.append(
                 [
                     f"{name}, {settings['network']}",
                     row["step"],
                     f"{row['accuracy_mean']:.4f} ({max(low, 0):.4f} to {min(high, 1):.4f})",
-                    ", ".join(f"{k} {v:.3g}" for k, v in chosen.items()) or "default",
+                    chosen,
                     f"{row['seconds']:.1f}",
                 ]
             )
