@@ -78,16 +78,9 @@ def make_step(label: str) -> tuple[tuple[float, ...], Callable[[Any, int], Any]]
 
 def run(label: str, name: str, data: Any, depth: int, skip: bool, seeds: int) -> dict[str, Any]:
     """All seeds and settings of a row."""
-    settings, step_of = make_step(label)
+    (settings, step_of), inputs = make_step(label), data.train[0].shape[1]
     models = [
-        make_network(
-            data.train[0].shape[1],
-            (WIDTH,) * depth,
-            data.classes,
-            seed,
-            skip=skip,
-            dtype=np.float32,
-        )
+        make_network(inputs, (WIDTH,) * depth, data.classes, seed, skip=skip, dtype=np.float32)
         for seed in range(seeds)
     ]
     found = tuned_runs(models, step_of, settings, data, **SETTINGS[name])

@@ -268,11 +268,8 @@ class Loop:
 
     def _longest(self, number: int) -> int:
         phase = self.phases[number]
-        return (
-            1
-            if self.apart
-            else max(1, min(self.every, phase.total, max(1, _INDICES // phase.batches.width)))
-        )
+        most = 1 if self.apart else max(1, _INDICES // phase.batches.width)
+        return max(1, min(self.every, phase.total, most))
 
     def _next_stop(self, at: At) -> int:
         """The next update after which something happens: evaluation, checkpoint or snapshot."""

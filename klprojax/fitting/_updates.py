@@ -13,7 +13,7 @@ from ._precision import wide
 
 
 @eqx.filter_jit
-def run_updates(model, state, step, loss, data, order, count, where, good, key=None, first=None):
+def run_updates(model, state, step, loss, data, order, count, where, good, key=None, first=0):
     """Run `count` updates, the first rows of `order`; stop after one whose loss is not `good`.
 
     With a key, update k draws from `fold_in(key, first + k)`.
@@ -33,7 +33,7 @@ def run_updates(model, state, step, loss, data, order, count, where, good, key=N
         else:
             x, y, weights = rows_of(data, rows, dtype)
         x, y, weights = where.constrain((x, y, weights), 0)
-        more = {} if key is None else update_key(key, first + number)
+        more = update_key(key, first + number)
         model, state, info = step.update(model, state, x, y, weights, loss, **more)
         arrays, after = eqx.partition((model, state), eqx.is_array)
         if not eqx.tree_equal(after, static):

@@ -303,9 +303,7 @@ class LiftedNetwork:
             squares = [value / _unit(self._mean_square(steepness))] * len(inputs)
         else:
             squares = [
-                _finite_sum(jnp.square(x)) / x.size
-                if self.graph.values[i].shared
-                else self._mean_square(x)
+                _mean_square(x) if self.graph.values[i].shared else self._mean_square(x)
                 for i, x in zip(node.inputs, inputs, strict=True)
             ]
             if not isinstance(node.rule, Bilinear):
@@ -321,7 +319,7 @@ class LiftedNetwork:
     def _mean_square(self, value: Array) -> Array:
         """Over the samples, by weight; over one row, where it stands for all."""
         if len(value) != len(self.weights):
-            return _finite_sum(jnp.square(value)) / value.size
+            return _mean_square(value)
         row = self.weights.reshape((-1,) + (1,) * (value.ndim - 1)).astype(value.dtype)
         total = _finite_sum(row * jnp.square(self.without_padding(value)))
         return total / (self.rows * (value.size // len(value)))
@@ -375,6 +373,10 @@ def _mean(total_slope: Array, total: Array) -> Array:
 def _finite_sum(squares: Array) -> Array:
     """Sum of the finite entries, where it stays finite: an impossible one, -inf, has no size."""
     return jnp.sum(jnp.where(jnp.isfinite(squares * squares.size), squares, 0))
+
+
+def _mean_square(value: Array) -> Array:
+    return _finite_sum(jnp.square(value)) / value.size
 
 
 def _unit(square: Array) -> Array:
